@@ -1,0 +1,37 @@
+# `make app` and `make test` do all the set-up; nothing else needs to be run before.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODULES := app.py briarmbg.py engines.py pipeline.py utilities.py weights.py
+
+.PHONY: app test lint browser
+
+app: $(VENV)/app
+	$(BIN)/python app.py
+
+test: $(VENV)/dev browser
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/app: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/dev: requirements-dev.txt requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# Debian's Chromium where there is one or apt may install it, else playwright's own.
+browser: $(VENV)/dev
+	@command -v chromium >/dev/null \
+	|| { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
+	     && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+	|| $(BIN)/python -m playwright install chromium \
+	|| echo "No browser could be had: the browser tests will be skipped."

@@ -1,0 +1,134 @@
+"""Photo in, cutout out. The one way through the code: page, API, batch and benchmarks all come here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import weights as weights_module
+from briarmbg import BriaRMBG
+from engines import INPUT_SIZE, Engine, Wrapper
+from utilities import (
+    Photo,
+    PhotoSource,
+    Pixels,
+    blur_background,
+    colour_background,
+    composite,
+    image_background,
+    open_photo,
+    postprocess_image,
+    preprocess_image,
+    save_image,
+    with_alpha,
+)
+from weights import Weights, WeightsError
+
+FOUND = 0.5  # the network's peak from which a photo has a subject: some pixel is rather foreground than not
+
+Background = str | tuple[int, int, int] | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """What was cut out of a photo, at the photo's size, the way up that its EXIF orientation asks for."""
+
+    photo: Photo
+    alpha: Pixels  # H x W
+    found: bool  # False: nothing in the photo is foreground, and the matte is 0 throughout
+
+    @cached_property
+    def matte(self) -> Image.Image:
+        """The alpha matte, mode L: 255 is subject, 0 background."""
+        return Image.fromarray(self.alpha)
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The subject, mode RGBA, straight alpha: where the matte is 255 the photo's pixels, where it is 0 zeros."""
+        return self._image(with_alpha(self.photo.rgb, self.alpha))
+
+    def composite(self, background: Background = "white") -> Image.Image:
+        """The subject on a background, mode RGB.
+
+        `background` is a CSS colour ("white", "#ff8800"), an RGB tuple, "blur" (the photo's own background,
+        blurred), or an image (path object, bytes, PIL image, array), which fills the frame and is cut to it.
+        A colour is sRGB; it and an image are brought into the photo's colour space, so that the subject's
+        pixels stay as they are.
+
+        Raises PhotoError for what is neither a colour nor an image.
+        """
+        under: Pixels | tuple[int, int, int]
+        if isinstance(background, tuple):
+            background = "rgb({},{},{})".format(*background)
+        if background == "blur":
+            under = blur_background(self.photo.opaque(), self.alpha)
+        elif isinstance(background, str):
+            under = colour_background(background, self.photo.icc)
+        else:
+            under = image_background(open_photo(background), self.photo.size, self.photo.icc)
+        return self._image(composite(self.photo.rgb, self.alpha, under))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `image` to a file, in the format of its extension: .png, .webp, .tif, or .jpg (over white)."""
+        save_image(self.image, path)
+
+    def _image(self, pixels: Pixels) -> Image.Image:
+        image = Image.fromarray(pixels)
+        if self.photo.icc:
+            image.info["icc_profile"] = self.photo.icc
+        return image
+
+
+class BackgroundRemover:
+    """Cuts the subject out of photos.
+
+        remover = BackgroundRemover.from_pretrained()
+        remover("photo.jpg").save("cutout.png")
+
+    `weights` says which weights these are and under which licence, `engine` what they run on.
+    """
+
+    def __init__(self, weights: Weights, device: str | None = None, on_device: Wrapper | None = None) -> None:
+        """Put verified weights on a device; see `Engine` for the arguments. Raises WeightsError if they don't fit."""
+        with torch.device("meta"):  # the weights are all there, so nothing needs initialising
+            net = BriaRMBG()
+        try:
+            net.load_state_dict(weights.state_dict, assign=True)
+        except RuntimeError as error:
+            raise WeightsError(
+                f"The weights in '{weights.name}' are not those of RMBG 1.4 or IS-Net: choose a file of this network."
+            ) from error
+        self.weights = replace(weights, state_dict={})  # the network has the tensors now
+        self.engine = Engine(net, device, on_device)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str] | None = None, device: str | None = None, on_device: Wrapper | None = None
+    ) -> BackgroundRemover:
+        """Load weights: "briaai/RMBG-1.4", "isnet-general-use", another Hub repo id, a file or a folder.
+
+        With None, the environment variable RMBG_WEIGHTS decides, and without it BRIA's weights are taken, or
+        IS-Net's where the Hugging Face Hub can't be reached or refuses. Raises WeightsError.
+        """
+        return cls(weights_module.load(source), device, on_device)
+
+    def __call__(self, photo: PhotoSource) -> Cutout:
+        """Cut the subject out of a path, bytes, a PIL image, or an array H x W (x 1 to 4).
+
+        Raises PhotoError if that is no photo, see `utilities.open_photo`.
+        """
+        opened = open_photo(photo)
+        matte = self.engine(preprocess_image(opened.opaque(), INPUT_SIZE))
+        if matte.max() < FOUND:
+            return Cutout(opened, np.zeros(opened.size, np.uint8), found=False)
+        alpha = postprocess_image(matte, opened.size)
+        if opened.alpha is not None:
+            alpha = np.minimum(alpha, opened.alpha)
+        return Cutout(opened, alpha, found=True)

@@ -1,0 +1,125 @@
+"""What the tests share: the real IS-Net weights, a seeded network, real child processes and a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import weights
+from briarmbg import BriaRMBG
+from pipeline import BackgroundRemover
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+DATA = Path(__file__).parent / "data"
+PHOTOS = sorted(path.name for path in EXAMPLES.glob("*.[jp][pn]g"))
+
+
+def seeded_state(net: BriaRMBG) -> dict[str, torch.Tensor]:
+    """Weights that any machine and any torch draws alike, each tensor's from its place in the checkpoint."""
+    state = {}
+    for index, (name, tensor) in enumerate(net.state_dict().items()):
+        noise = np.random.RandomState(index).standard_normal(tuple(tensor.shape))
+        if name.endswith("num_batches_tracked"):
+            state[name] = tensor
+        elif tensor.ndim == 4:
+            state[name] = torch.tensor(noise * (2 / tensor[0].numel()) ** 0.5, dtype=torch.float32)
+        elif name.endswith(("running_var", "bn_s1.weight")):
+            state[name] = torch.tensor(1 + 0.3 * np.tanh(noise), dtype=torch.float32)
+        else:
+            state[name] = torch.tensor(0.1 * noise, dtype=torch.float32)
+    return state
+
+
+def card_matte(net: torch.nn.Module, photo: np.ndarray) -> np.ndarray:
+    """The model card's formulas, as they are: H x W x 3 uint8 photo to H x W uint8 matte."""
+    image = F.interpolate(
+        torch.tensor(photo, dtype=torch.float32).permute(2, 0, 1)[None], size=[1024, 1024], mode="bilinear"
+    )
+    image = torch.divide(image.type(torch.uint8), 255.0) - 0.5
+    with torch.no_grad():
+        result = torch.squeeze(F.interpolate(net(image)[0][0], size=photo.shape[:2], mode="bilinear"), 0)
+    result = (result - result.min()) / (result.max() - result.min())
+    return np.squeeze((result * 255).permute(1, 2, 0).numpy().astype(np.uint8))
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two mattes, both cut at 128."""
+    return float(((a >= 128) & (b >= 128)).sum() / max(1, ((a >= 128) | (b >= 128)).sum()))
+
+
+@pytest.fixture(scope="session")
+def seeded_net() -> BriaRMBG:
+    net = BriaRMBG()
+    net.load_state_dict(seeded_state(net))
+    return net.eval()
+
+
+@pytest.fixture(scope="session")
+def isnet_net() -> BriaRMBG:
+    """The real IS-Net weights in the plain network, fp32, nothing fused."""
+    net = BriaRMBG()
+    net.load_state_dict(weights.load(weights.ISNET).state_dict)
+    return net.eval()
+
+
+@pytest.fixture(scope="session")
+def remover() -> BackgroundRemover:
+    return BackgroundRemover.from_pretrained(weights.ISNET)
+
+
+@pytest.fixture(scope="session")
+def person() -> np.ndarray:
+    return np.asarray(Image.open(EXAMPLES / "person.jpg").convert("RGB"))
+
+
+@pytest.fixture
+def run_python() -> Callable[..., dict]:
+    """Run code in a fresh interpreter, whose last line of output is JSON; environment variables are read at import."""
+
+    def run(code: str, timeout: float = 120, **env: str) -> dict:
+        command = [sys.executable, "-W", "error", "-c", code]
+        environment = os.environ | env
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1]) | {"stderr": done.stderr}
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`python app.py`, as a user starts it, with the IS-Net weights."""
+    log = tmp_path_factory.mktemp("app") / "log"
+    environment = os.environ | {"RMBG_WEIGHTS": weights.ISNET, "PYTHONUNBUFFERED": "1"}
+    environment["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("uploads"))
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + 120
+        while not (found := re.search(r"http://[\d.]+:\d+", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        with urllib.request.urlopen(found[0]) as page:
+            assert page.status == 200
+        yield found[0]
+        assert "Traceback" not in log.read_text(), log.read_text()
+    finally:
+        process.terminate()
+        process.wait(20)

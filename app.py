@@ -57,7 +57,7 @@ CSS = """
 
 def photo_input(**kwargs: Any) -> gr.Image:
     """An image component that hands the upload over as it is: `utilities.open_photo` decides what is a photo."""
-    component = gr.Image(type="filepath", image_mode=None, **kwargs)
+    component = gr.Image(type="filepath", image_mode=None, buttons=["fullscreen"], **kwargs)
     component.preprocess = raw_upload  # type: ignore[assignment, method-assign]
     return component
 
@@ -76,7 +76,15 @@ def raw_upload(payload: ImageData | None) -> str | bytes | None:
 
 def picture(label: str, **kwargs: Any) -> gr.Image:
     """An image that is shown and downloaded exactly as it was written."""
-    return gr.Image(label=label, type="filepath", image_mode=None, format="png", interactive=False, **kwargs)
+    return gr.Image(
+        label=label,
+        type="filepath",
+        image_mode=None,
+        format="png",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        **kwargs,
+    )
 
 
 def plainly(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -160,7 +168,11 @@ def on_photo(photo: Upload | None, kind: str, colour: str, image: Upload | None)
     if photo is None:
         return None, None, ABOUT
     start = time.perf_counter()
-    result = cut(photo)
+    try:
+        result = remover(photo)
+    except PhotoError as error:  # not raised, so that the last photo's pictures leave the page
+        gr.Warning(str(error))
+        return None, None, f"**{error}**\n\n{ABOUT}"
     seconds = time.perf_counter() - start
     height, width = result.photo.size
     done = f"**Done in {seconds:.1f} s**, {width} × {height} pixels."

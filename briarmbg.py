@@ -133,8 +133,8 @@ class BriaRMBG(nn.Module, PyTorchModelHubMixin):
         if isinstance(config, int):  # the first generation, called by position
             config = {"in_ch": config}
         given: dict[str, Any] = config if isinstance(config, dict) else {}
-        channels_in = in_ch or given.get("in_ch") or getattr(config, "in_ch", 3)
-        channels_out = out_ch or given.get("out_ch") or getattr(config, "out_ch", 1)
+        channels_in = in_ch or given.get("in_ch", getattr(config, "in_ch", 3))
+        channels_out = out_ch or given.get("out_ch", getattr(config, "out_ch", 1))
         self._hub_mixin_config = {"in_ch": channels_in, "out_ch": channels_out}  # what save_pretrained writes
 
         self.conv_in = nn.Conv2d(channels_in, 64, 3, stride=2, padding=1)

@@ -1,0 +1,158 @@
+"""The pipeline with the real IS-Net weights, against the model card's formulas and exact composites."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import DATA, EXAMPLES, PHOTOS, ROOT, card_matte, iou
+from PIL import Image, ImageCms
+
+from pipeline import Cutout
+from utilities import Photo, PhotoError, composite
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_mattes_of_the_examples_are_the_stored_ones_of_upstreams_code(remover, name):
+    """data/mattes holds what upstream's own network and formulas gave, in fp32, with the same weights."""
+    truth = np.asarray(Image.open(DATA / "mattes" / f"{name}.png")).astype(int)
+    cutout = remover(EXAMPLES / name)
+    assert cutout.found
+    assert cutout.alpha.shape == truth.shape
+    assert iou(cutout.alpha, truth) > 0.99
+    assert np.abs(cutout.alpha - truth).mean() < 0.5
+
+
+def test_the_person_is_what_the_cards_formulas_give(remover, isnet_net, person):
+    truth = card_matte(isnet_net, person)
+    cutout = remover(EXAMPLES / "person.jpg")
+    assert iou(cutout.alpha, truth) > 0.99
+    assert cutout.matte.mode == "L"
+    assert np.array_equal(np.asarray(cutout.matte), cutout.alpha)
+
+
+def test_opaque_pixels_are_the_photos_and_hidden_ones_are_zero(remover, person):
+    rgba = np.asarray(remover(person).image)
+    opaque, hidden = rgba[..., 3] == 255, rgba[..., 3] == 0
+    assert opaque.any()
+    assert hidden.any()
+    assert np.array_equal(rgba[opaque][:, :3], person[opaque])
+    assert not rgba[hidden].any()
+
+
+def test_path_bytes_image_and_array_give_the_same_cutout(remover, person):
+    path = EXAMPLES / "person.jpg"
+    first = remover(path).alpha
+    for source in (str(path), path.read_bytes(), Image.open(path), person):
+        assert np.array_equal(remover(source).alpha, first)
+
+
+@pytest.mark.parametrize("background", ["#30a060", (48, 160, 96), "rgb(48, 160, 96)"])
+def test_a_colour_background_is_the_exact_blend(remover, person, background):
+    cutout = remover(person)
+    placed = cutout.composite(background)
+    assert placed.mode == "RGB"
+    assert np.array_equal(np.asarray(placed), composite(person, cutout.alpha, (48, 160, 96)))
+
+
+def test_image_and_blur_backgrounds_keep_the_subject_and_change_the_rest(remover, person):
+    cutout = remover(person)
+    for background in ("blur", EXAMPLES / "coffee.jpg", (EXAMPLES / "coffee.jpg").read_bytes()):
+        placed = np.asarray(cutout.composite(background))
+        assert placed.shape == person.shape
+        assert np.array_equal(placed[cutout.alpha == 255], person[cutout.alpha == 255])
+        assert np.abs(placed.astype(int) - person)[cutout.alpha == 0].mean() > 3
+
+
+@pytest.mark.parametrize("background", ["no-such-colour", b"not an image", 7])
+def test_other_backgrounds_are_refused(remover, person, background):
+    with pytest.raises(PhotoError):
+        remover(person).composite(background)
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [
+        pytest.param(np.zeros((300, 400, 3), np.uint8), id="black"),
+        pytest.param(np.full((300, 400), 255, np.uint8), id="white"),
+        pytest.param(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8), id="noise"),
+        pytest.param(np.tile(np.linspace(0, 255, 400).astype(np.uint8), (300, 1)), id="gradient"),
+        pytest.param(np.zeros((1, 1, 3), np.uint8), id="one pixel"),
+    ],
+)
+def test_where_nothing_is_in_the_foreground_it_says_so(remover, photo):
+    cutout = remover(photo)
+    assert not cutout.found
+    assert not cutout.alpha.any()
+    assert cutout.image.getextrema() == ((0, 0),) * 4
+
+
+def test_a_photo_lying_on_its_side_comes_back_upright(remover, person, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(np.rot90(person)).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(remover(tmp_path / "turned.png").alpha, remover(person).alpha)
+
+
+def test_the_photos_own_alpha_limits_the_matte(remover, person):
+    own = np.full(person.shape[:2], 255, np.uint8)
+    own[:, :256] = 100
+    own[:100] = 0
+    alpha = remover(np.dstack((person, own))).alpha
+    assert (alpha <= own).all()
+    assert alpha[300:, 256:].mean() > 128
+
+
+@pytest.mark.parametrize("shape", [(1500, 37), (40, 2500)])
+def test_extreme_shapes_keep_their_size(remover, shape):
+    photo = np.full((*shape, 3), 240, np.uint8)
+    photo[shape[0] // 4 : -shape[0] // 4, shape[1] // 4 : -shape[1] // 4] = (200, 30, 30)
+    assert remover(photo).alpha.shape == shape
+
+
+def test_colours_and_images_are_brought_into_the_photos_colour_space(person):
+    """In a profile with red and blue exchanged, sRGB's pure red is the number (0, 0, 255)."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exchanged = srgb.replace(b"rXYZ", b"tmp!", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"tmp!", b"bXYZ", 1)
+    cutout = Cutout(Photo(person, icc=exchanged), np.zeros(person.shape[:2], np.uint8), found=False)
+    red = Image.new("RGB", (64, 64), "red")
+    for background in ("red", red):
+        placed = cutout.composite(background)
+        assert placed.info["icc_profile"] == exchanged
+        assert np.abs(np.asarray(placed)[0, 0].astype(int) - (0, 0, 255)).max() <= 1
+    assert cutout.image.info["icc_profile"] == exchanged
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_saved_files_open_to_the_image(remover, person, tmp_path, suffix):
+    cutout = remover(person)
+    cutout.save(tmp_path / f"cutout{suffix}")
+    with Image.open(tmp_path / f"cutout{suffix}") as saved:
+        assert np.array_equal(np.asarray(saved), np.asarray(cutout.image))
+
+
+def test_it_says_which_weights_and_what_device(remover):
+    assert remover.weights.name == "isnet-general-use"
+    assert "Apache-2.0" in remover.weights.licence
+    assert str(remover.engine)
+
+
+def test_twelve_megapixels_stay_under_the_memory_limit(tmp_path):
+    """1.8 GB for a photo of 12 megapixels, everything counted, in a process of its own."""
+    photo = Image.open(EXAMPLES / "person.jpg").resize((4000, 3000))
+    photo.save(tmp_path / "big.jpg")
+    code = (
+        "import resource, sys; from pipeline import BackgroundRemover;"
+        f"BackgroundRemover.from_pretrained('isnet-general-use')({str(tmp_path / 'big.jpg')!r})"
+        f".save({str(tmp_path / 'big.png')!r});"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < 1_800_000  # kB, on Linux
+
+
+def test_one_remover_serves_threads_alike(remover, person):
+    with ThreadPoolExecutor(3) as pool:
+        alphas = [cutout.alpha for cutout in pool.map(remover, [person] * 3)]
+    assert all(np.array_equal(alpha, alphas[0]) for alpha in alphas)

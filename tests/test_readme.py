@@ -1,0 +1,70 @@
+"""What the README promises is what the code does."""
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from conftest import EXAMPLES, PHOTOS, ROOT
+from huggingface_hub import metadata_load
+
+import utilities
+import weights
+
+PAGE = "http://127.0.0.1:7860"
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_front_matter_makes_a_space():
+    space = metadata_load(ROOT / "README.md")
+    requirements = (ROOT / "requirements.txt").read_text()
+    assert f"gradio=={space['sdk_version']}\n" in requirements
+    assert (ROOT / space["app_file"]).is_file()
+    assert space["python_version"] == "3.11"
+    assert space["models"] == [weights.BRIA]
+    assert space["preload_from_hub"] == [f"{weights.BRIA} model.safetensors {weights.BRIA_REVISION}"]
+    assert {"title", "emoji", "sdk", "license", "suggested_hardware"} <= space.keys()
+
+
+def test_limits_and_files_are_quoted_as_they_are():
+    assert f"{utilities.MAX_PIXELS // 1_000_000} megapixels and {utilities.MAX_BYTES // 1_000_000} MB" in README
+    for name in re.findall(r"`(\w+\.py)`", README) + re.findall(r"\]\(([\w/.]+)\)", README):
+        assert (ROOT / name).is_file(), name
+    assert (
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+        in (ROOT / "CHANGELOG.md").read_text()
+    )
+
+
+def test_every_example_has_its_credit():
+    given = (EXAMPLES / "CREDITS.md").read_text()
+    assert len(PHOTOS) >= 5
+    assert [name for name in PHOTOS if f"`{name}`" not in given] == []
+
+
+def code(language: str, mark: str) -> str:
+    return next(block for block in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if mark in block)
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("RMBG_WEIGHTS", weights.ISNET)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    exec(code("python", "BackgroundRemover"), {})
+    assert {path.name for path in tmp_path.glob("*.png")} == {"cutout.png", "matte.png", "white.png"}
+
+
+@pytest.mark.parametrize("language", ["python", "sh"])
+def test_the_client_examples_run(language, app_url, tmp_path):
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    script = code(language, {"python": "gradio_client", "sh": "curl"}[language]).replace(PAGE, app_url)
+    command = [sys.executable, "-c", script] if language == "python" else ["bash", "-euc", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    if language == "sh":
+        assert (tmp_path / "cutout.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_javascript_example_runs(run_node, app_url):
+    assert run_node(code("js", "@gradio").replace(PAGE, app_url)).startswith(app_url)

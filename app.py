@@ -22,10 +22,10 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
-from PIL import Image
 
+from engines import EngineError
 from pipeline import BackgroundRemover, Cutout
-from utilities import MAX_BYTES, PhotoError, open_photo, save_image
+from utilities import MAX_BYTES, PhotoError, open_photo, save_pixels
 from weights import WeightsError
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -34,7 +34,7 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 
 try:
     remover = BackgroundRemover.from_pretrained(on_device=spaces.GPU(duration=15))
-except WeightsError as error:
+except (WeightsError, EngineError) as error:
     raise SystemExit(str(error)) from None
 
 EXAMPLES = sorted(str(path) for path in (Path(__file__).parent / "examples").glob("*.[jp][pn]g"))
@@ -104,14 +104,12 @@ def plainly(handler: Callable[..., Any]) -> Callable[..., Any]:
     return told
 
 
-def publish(image: Image.Image, photo: Upload, what: str) -> str:
-    """Write a PNG named after the upload where Gradio serves it from, in a folder that nobody can guess."""
+def file_for(photo: Upload, what: str) -> str:
+    """A PNG's path, named after the upload, where Gradio serves it from: in a folder that nobody can guess."""
     stem = re.sub(r"[^\w.-]+", "-", Path(photo).stem)[:80] if isinstance(photo, str) else "photo"
     folder = Path(demo.GRADIO_CACHE) / secrets.token_urlsafe(16)
     folder.mkdir(parents=True)
-    path = folder / f"{stem}-{what}.png"
-    save_image(image, path)
-    return str(path)
+    return str(folder / f"{stem}-{what}.png")
 
 
 def cut(photo: Upload | None) -> Cutout:
@@ -120,11 +118,20 @@ def cut(photo: Upload | None) -> Cutout:
     return remover(photo)
 
 
-def place(cutout: Cutout, background: str, image: Upload | None) -> Image.Image:
-    """The cutout on "transparent", "blur" or a CSS colour, or on an image, which wins if there is one."""
+def save_matte(cutout: Cutout, photo: Upload) -> str:
+    path = file_for(photo, "matte")
+    save_pixels(cutout.alpha, path)
+    return path
+
+
+def save_cutout(cutout: Cutout, photo: Upload, background: str, image: Upload | None) -> str:
+    """On "transparent", "blur" or a CSS colour, or on an image, which wins if there is one."""
+    path = file_for(photo, "cutout")
     if image is not None:
-        return cutout.composite(Path(image) if isinstance(image, str) else image)
-    return cutout.image if background == "transparent" else cutout.composite(background)
+        cutout.save(path, Path(image) if isinstance(image, str) else image)
+    else:
+        cutout.save(path, None if background == "transparent" else background)
+    return path
 
 
 # --- the API: names, parameters, their order and outputs are a contract (tests/test_app.py) -------------
@@ -133,7 +140,7 @@ def place(cutout: Cutout, background: str, image: Upload | None) -> Image.Image:
 @plainly
 def predict(image: Upload) -> str:
     """Cut the subject out of a photo: a PNG with transparent background at the photo's size."""
-    return publish(cut(image).image, image, "cutout")
+    return save_cutout(cut(image), image, "transparent", None)
 
 
 @plainly
@@ -145,22 +152,22 @@ def remove_background(
     background: "transparent", "blur" (the photo's own background, blurred) or a CSS colour such as "#ffffff".
     background_image: an image to put the subject on; it fills the frame and wins over `background`.
     """
-    cutout = cut(image)
-    return publish(cutout.matte, image, "matte"), publish(place(cutout, background, background_image), image, "cutout")
+    result = cut(image)
+    return save_matte(result, image), save_cutout(result, image, background, background_image)
 
 
 @plainly
 def cutout(image: Upload, background: str = "transparent", background_image: Upload | None = None) -> str:
     """The subject of a photo on a background, as one PNG; the parameters are those of /remove_background."""
-    return publish(place(cut(image), background, background_image), image, "cutout")
+    return save_cutout(cut(image), image, background, background_image)
 
 
 # --- the page -------------------------------------------------------------------------------------------
 
 
-def background_choice(kind: str, colour: str) -> str:
-    """What the page's controls mean in the API's terms."""
-    return {"Colour": colour, "Blur": "blur"}.get(kind, "transparent")
+def background_choice(kind: str, colour: str, image: Upload | None) -> tuple[str, Upload | None]:
+    """What the page's controls mean in the API's terms: background, background_image."""
+    return {"Colour": colour, "Blur": "blur"}.get(kind, "transparent"), image if kind == "Image" else None
 
 
 @plainly
@@ -178,8 +185,8 @@ def on_photo(photo: Upload | None, kind: str, colour: str, image: Upload | None)
     done = f"**Done in {seconds:.1f} s**, {width} × {height} pixels."
     if not result.found:
         done = "**Nothing in this photo stands out as its subject**, so the matte is empty: try another photo."
-    placed = place(result, background_choice(kind, colour), image if kind == "Image" else None)
-    return publish(result.matte, photo, "matte"), publish(placed, photo, "cutout"), f"{done}\n\n{ABOUT}"
+    placed = save_cutout(result, photo, *background_choice(kind, colour, image))
+    return save_matte(result, photo), placed, f"{done}\n\n{ABOUT}"
 
 
 @plainly
@@ -192,7 +199,7 @@ def on_background(photo: Upload | None, matte: str | None, kind: str, colour: st
     if alpha.shape != opened.size:  # a new photo is on its way, and its own event brings the picture
         return None
     result = Cutout(opened, alpha, found=bool(alpha.any()))
-    return publish(place(result, background_choice(kind, colour), image if kind == "Image" else None), photo, "cutout")
+    return save_cutout(result, photo, *background_choice(kind, colour, image))
 
 
 def on_kind(kind: str) -> tuple[Any, Any]:

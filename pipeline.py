@@ -14,7 +14,7 @@ from PIL import Image
 
 import weights as weights_module
 from briarmbg import BriaRMBG
-from engines import INPUT_SIZE, Engine, Wrapper
+from engines import SIZE, Engine, Wrapper
 from utilities import (
     Photo,
     PhotoSource,
@@ -22,16 +22,16 @@ from utilities import (
     blur_background,
     colour_background,
     composite,
+    enlarge,
     image_background,
     open_photo,
-    postprocess_image,
-    preprocess_image,
-    save_image,
+    save_pixels,
+    shrink,
     with_alpha,
 )
 from weights import Weights, WeightsError
 
-FOUND = 0.5  # the network's peak from which a photo has a subject: some pixel is rather foreground than not
+FOUND = 128  # of 255: the network's peak from which a photo has a subject, some pixel being rather it than not
 
 Background = str | tuple[int, int, int] | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
@@ -52,7 +52,7 @@ class Cutout:
     @cached_property
     def image(self) -> Image.Image:
         """The subject, mode RGBA, straight alpha: where the matte is 255 the photo's pixels, where it is 0 zeros."""
-        return self._image(with_alpha(self.photo.rgb, self.alpha))
+        return self._image(self.pixels())
 
     def composite(self, background: Background = "white") -> Image.Image:
         """The subject on a background, mode RGB.
@@ -64,7 +64,13 @@ class Cutout:
 
         Raises PhotoError for what is neither a colour nor an image.
         """
+        return self._image(self.pixels(background))
+
+    def pixels(self, background: Background | None = None) -> Pixels:
+        """`image` as H x W x 4, or `composite(background)` as H x W x 3."""
         under: Pixels | tuple[int, int, int]
+        if background is None:
+            return with_alpha(self.photo.rgb, self.alpha)
         if isinstance(background, tuple):
             background = "rgb({},{},{})".format(*background)
         if background == "blur":
@@ -73,11 +79,14 @@ class Cutout:
             under = colour_background(background, self.photo.icc)
         else:
             under = image_background(open_photo(background), self.photo.size, self.photo.icc)
-        return self._image(composite(self.photo.rgb, self.alpha, under))
+        return composite(self.photo.rgb, self.alpha, under)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `image` to a file, in the format of its extension: .png, .webp, .tif, or .jpg (over white)."""
-        save_image(self.image, path)
+    def save(self, path: str | os.PathLike[str], background: Background | None = None) -> None:
+        """Write `image`, or `composite(background)`, in the format of the extension.
+
+        .png, .webp and .tif are lossless and hold alpha; .jpg is over white. Raises PhotoError, OSError.
+        """
+        save_pixels(self.pixels(background), path, self.photo.icc)
 
     def _image(self, pixels: Pixels) -> Image.Image:
         image = Image.fromarray(pixels)
@@ -95,8 +104,17 @@ class BackgroundRemover:
     `weights` says which weights these are and under which licence, `engine` what they run on.
     """
 
-    def __init__(self, weights: Weights, device: str | None = None, on_device: Wrapper | None = None) -> None:
-        """Put verified weights on a device; see `Engine` for the arguments. Raises WeightsError if they don't fit."""
+    def __init__(
+        self,
+        weights: Weights,
+        device: str | None = None,
+        precision: str | None = None,
+        on_device: Wrapper | None = None,
+    ) -> None:
+        """Put verified weights on a device; see `Engine` for the arguments.
+
+        Raises WeightsError if they don't fit the network, EngineError if this machine can't run it so.
+        """
         with torch.device("meta"):  # the weights are all there, so nothing needs initialising
             net = BriaRMBG()
         try:
@@ -106,18 +124,23 @@ class BackgroundRemover:
                 f"The weights in '{weights.name}' are not those of RMBG 1.4 or IS-Net: choose a file of this network."
             ) from error
         self.weights = replace(weights, state_dict={})  # the network has the tensors now
-        self.engine = Engine(net, device, on_device)
+        self.engine = Engine(net, device, precision, on_device)
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike[str] | None = None, device: str | None = None, on_device: Wrapper | None = None
+        cls,
+        source: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        precision: str | None = None,
+        on_device: Wrapper | None = None,
     ) -> BackgroundRemover:
         """Load weights: "briaai/RMBG-1.4", "isnet-general-use", another Hub repo id, a file or a folder.
 
         With None, the environment variable RMBG_WEIGHTS decides, and without it BRIA's weights are taken, or
-        IS-Net's where the Hugging Face Hub can't be reached or refuses. Raises WeightsError.
+        IS-Net's where the Hugging Face Hub can't be reached or refuses. `device` is "cuda", "mps" or "cpu",
+        `precision` "fp32", "bf16" or "fp16"; None takes what is quickest here. Raises WeightsError, EngineError.
         """
-        return cls(weights_module.load(source), device, on_device)
+        return cls(weights_module.load(source), device, precision, on_device)
 
     def __call__(self, photo: PhotoSource) -> Cutout:
         """Cut the subject out of a path, bytes, a PIL image, or an array H x W (x 1 to 4).
@@ -125,10 +148,10 @@ class BackgroundRemover:
         Raises PhotoError if that is no photo, see `utilities.open_photo`.
         """
         opened = open_photo(photo)
-        matte = self.engine(preprocess_image(opened.opaque(), INPUT_SIZE))
+        (matte,) = self.engine(shrink(opened.opaque(), SIZE)[np.newaxis])
         if matte.max() < FOUND:
             return Cutout(opened, np.zeros(opened.size, np.uint8), found=False)
-        alpha = postprocess_image(matte, opened.size)
+        alpha = enlarge(matte, opened.size)
         if opened.alpha is not None:
             alpha = np.minimum(alpha, opened.alpha)
         return Cutout(opened, alpha, found=True)

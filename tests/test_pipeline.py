@@ -15,13 +15,16 @@ from utilities import Photo, PhotoError, composite
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_mattes_of_the_examples_are_the_stored_ones_of_upstreams_code(remover, name):
-    """data/mattes holds what upstream's own network and formulas gave, in fp32, with the same weights."""
+    """data/mattes holds what upstream's own network and formulas gave, in fp32, with the same weights.
+
+    The resize to the nearest byte instead of the next lower one alone is half a level of 255.
+    """
     truth = np.asarray(Image.open(DATA / "mattes" / f"{name}.png")).astype(int)
     cutout = remover(EXAMPLES / name)
     assert cutout.found
     assert cutout.alpha.shape == truth.shape
     assert iou(cutout.alpha, truth) > 0.99
-    assert np.abs(cutout.alpha - truth).mean() < 0.5
+    assert np.abs(cutout.alpha - truth).mean() < 1
 
 
 def test_the_person_is_what_the_cards_formulas_give(remover, isnet_net, person):
@@ -139,7 +142,7 @@ def test_it_says_which_weights_and_what_device(remover):
 
 
 def test_twelve_megapixels_stay_under_the_memory_limit(tmp_path):
-    """1.8 GB for a photo of 12 megapixels, everything counted, in a process of its own."""
+    """1.7 GB for a photo of 12 megapixels, everything counted, in a process of its own."""
     photo = Image.open(EXAMPLES / "person.jpg").resize((4000, 3000))
     photo.save(tmp_path / "big.jpg")
     code = (
@@ -149,7 +152,7 @@ def test_twelve_megapixels_stay_under_the_memory_limit(tmp_path):
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert int(done.stdout.split()[-1]) < 1_800_000  # kB, on Linux
+    assert int(done.stdout.split()[-1]) < 1_700_000  # kB, on Linux
 
 
 def test_one_remover_serves_threads_alike(remover, person):

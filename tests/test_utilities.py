@@ -2,25 +2,31 @@
 
 import contextlib
 import io
+import struct
+import zlib
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import card_matte
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 import utilities
+from fastpng import encode_png
 from utilities import (
     PhotoError,
     blur_background,
     composite,
+    enlarge,
     image_background,
     open_photo,
     parse_colour,
     postprocess_image,
     preprocess_image,
-    save_image,
+    save_pixels,
+    shrink,
     with_alpha,
 )
 
@@ -160,6 +166,9 @@ def test_exif_orientation_is_applied(orientation):
     transposes |= {7: lambda a: np.rot90(a.swapaxes(0, 1), 2), 8: np.rot90}
     truth = transposes.get(orientation, lambda a: a)(upright)
     assert np.array_equal(open_photo(encoded(Image.fromarray(PHOTO), "PNG", exif=exif)).rgb, truth)
+    jpeg = encoded(Image.fromarray(PHOTO), "JPEG", exif=exif)
+    with Image.open(io.BytesIO(jpeg)) as image:
+        assert np.array_equal(open_photo(jpeg).rgb, np.asarray(ImageOps.exif_transpose(image)))
 
 
 def test_alpha_is_kept_apart_and_opaque_alpha_is_none():
@@ -318,23 +327,24 @@ def test_background_image_fills_the_frame_without_distortion():
     assert (under[:, 30:] == 255).all()
 
 
-# --- save_image ---
+# --- save_pixels ---
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".TIFF"])
 def test_lossless_formats_save_every_pixel_and_the_profile(tmp_path, suffix):
-    image = Image.fromarray(with_alpha(PHOTO, ALPHA))
-    image.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    save_image(image, tmp_path / f"a{suffix}")
+    rgba = with_alpha(PHOTO, ALPHA)
+    save_pixels(rgba, tmp_path / f"a{suffix}", SRGB)
     with Image.open(tmp_path / f"a{suffix}") as saved:
-        assert np.array_equal(np.asarray(saved), np.asarray(image))
-        assert saved.info["icc_profile"] == image.info["icc_profile"]
+        assert np.array_equal(np.asarray(saved), rgba)
+        assert saved.info["icc_profile"] == SRGB
 
 
 def test_jpeg_is_saved_over_white(tmp_path):
     alpha = np.zeros((64, 64), np.uint8)
     alpha[:, :32] = 255
-    save_image(Image.fromarray(with_alpha(np.zeros((64, 64, 3), np.uint8), alpha)), tmp_path / "a.jpg")
+    save_pixels(with_alpha(np.zeros((64, 64, 3), np.uint8), alpha), tmp_path / "a.jpg")
     with Image.open(tmp_path / "a.jpg") as saved:
         pixels = np.asarray(saved)
     assert pixels[:, :16].max() < 8
@@ -343,4 +353,55 @@ def test_jpeg_is_saved_over_white(tmp_path):
 
 def test_other_formats_are_refused(tmp_path):
     with pytest.raises(PhotoError, match=r"'\.docx' is no format"):
-        save_image(Image.new("RGB", (2, 2)), tmp_path / "a.docx")
+        save_pixels(PHOTO, tmp_path / "a.docx")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 3), (3, 5, 4), (1700, 2000, 4), (3, 9000), (5000, 3), (700, 1, 3)])
+def test_pngs_decode_to_their_pixels(shape):
+    """Sizes of one stripe and of several, every number of channels, noise and flat areas."""
+    pixels = RNG.integers(0, 256, shape, dtype=np.uint8)
+    pixels[: shape[0] // 2] //= 128
+    with Image.open(io.BytesIO(encode_png(pixels, SRGB))) as image:
+        image.verify()  # the checksum of every chunk
+    with Image.open(io.BytesIO(encode_png(pixels, SRGB))) as image:
+        assert np.array_equal(np.asarray(image).reshape(shape), pixels)
+        assert image.info["icc_profile"] == SRGB
+    for name in ("opencv", "zlib"):
+        if name == "opencv":
+            decoded = cv2.imdecode(np.frombuffer(encode_png(pixels), np.uint8), cv2.IMREAD_UNCHANGED)
+            order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(decoded.shape[-1] if decoded.ndim == 3 else 1)
+            assert np.array_equal((decoded[..., order] if order else decoded).reshape(shape), pixels)
+        else:  # strict about the stream's checksum, which Pillow is not
+            data = encode_png(pixels)
+            stream, at = b"", 8
+            while at < len(data):
+                (length,) = struct.unpack(">I", data[at : at + 4])
+                stream += data[at + 8 : at + 8 + length] if data[at + 4 : at + 8] == b"IDAT" else b""
+                at += 12 + length
+            assert len(zlib.decompress(stream)) == shape[0] * (pixels[0].size + 1)
+
+
+# --- the fast ways against the exact ones ---
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (60, 90), (1500, 700), (3000, 4000)])
+def test_shrink_is_the_cards_resize_to_the_nearest_byte(shape):
+    photo = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    exact = F.interpolate(torch.tensor(photo).permute(2, 0, 1)[None].float(), size=(256, 256), mode="bilinear")
+    assert np.abs(shrink(photo, 256) - exact[0].permute(1, 2, 0).numpy()).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (60, 90), (300, 200)])
+def test_enlarge_is_the_cards_way_back_to_the_nearest_byte(size):
+    matte = (torch.rand(1, 1, 64, 64) * 200 + 20).to(torch.uint8)
+    matte[0, 0, 0, :2] = torch.tensor([0, 230])
+    truth = F.interpolate(matte.float(), size=size, mode="bilinear")[0, 0] * (255 / 230)
+    assert np.abs(enlarge(matte[0, 0].numpy(), size) - truth.numpy()).max() <= 1.5
+    assert not enlarge(np.full((64, 64), 200, np.uint8), size).any()
+
+
+def test_the_fast_jpeg_decoder_gives_pillows_pixels():
+    smooth = Image.fromarray(PHOTO[:6, :9]).resize((333, 211), Image.Resampling.BICUBIC)
+    for options in ({"quality": 90}, {"quality": 75, "subsampling": 2}, {"progressive": True}):
+        data = encoded(smooth, "JPEG", **options)
+        assert np.array_equal(open_photo(data).rgb, np.asarray(Image.open(io.BytesIO(data))))

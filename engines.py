@@ -96,6 +96,7 @@ class Engine:
 class _Matte(nn.Module):
     """The network for inference: bytes in and out, the trunk in `dtype`, the head in fp32, one matte of six."""
 
+    head: nn.Module
     trunk: BriaRMBG
 
     def __init__(self, net: BriaRMBG, dtype: torch.dtype, pack: bool) -> None:

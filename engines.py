@@ -7,7 +7,6 @@ carrying the pixels of the photo to a GPU.
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import logging
 import os
@@ -94,10 +93,15 @@ class Engine:
 
 
 class _Matte(nn.Module):
-    """The network for inference: bytes in and out, the trunk in `dtype`, the head in fp32, one matte of six."""
+    """The network for inference: bytes in and out, the trunk in `dtype`, one matte of six.
 
-    head: nn.Module
+    The first and the last convolution stay in fp32: they cost little, and rounding the photo itself moves the
+    matte more than rounding anything later does (median 0.044 to 0.032 of 255 over 24 photos in bf16).
+    """
+
+    stem: nn.Module
     trunk: BriaRMBG
+    head: nn.Module
 
     def __init__(self, net: BriaRMBG, dtype: torch.dtype, pack: bool) -> None:
         super().__init__()
@@ -109,12 +113,15 @@ class _Matte(nn.Module):
                 block.conv_s1, block.bn_s1 = conv, nn.Identity()  # type: ignore[assignment]
                 if pack and _can_pack():
                     block.conv_s1, block.relu_s1 = _PackedConvReLU(conv), nn.Identity()  # type: ignore[assignment]
-        self.head = copy.deepcopy(net.side1)  # stays in fp32, as logits near 0 decide the edges
+        self.stem, self.head = net.get_submodule("conv_in"), net.get_submodule("side1")
+        net.conv_in = net.side1 = nn.Identity()  # type: ignore[assignment]
+        for layer in (self.stem, self.head):
+            layer.to(memory_format=torch.channels_last)
         self.trunk = net.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
         image = images.permute(0, 3, 1, 2).float().div_(255).sub_(0.5)  # N x 3 x H x W, channels_last
-        features = self.trunk.features(image.to(self.dtype))[0]
+        features = self.trunk.features(self.stem(image).to(self.dtype))[0]
         matte = torch.sigmoid(upsample_like(self.head(features.float()), image))
         return matte[:, 0].mul_(255).round_().to(torch.uint8)
 

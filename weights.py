@@ -6,6 +6,7 @@ What the caches hold is complete or absent: files are written beside their place
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
@@ -491,3 +492,47 @@ def _add_identity_norm(state: dict[str, Tensor], norm: str, channels: int) -> No
     state[f"{norm}.bias"] = torch.zeros(channels)
     state[f"{norm}.running_mean"] = torch.zeros(channels)
     state[f"{norm}.running_var"] = torch.ones(channels)
+
+
+def export_onnx(path: Path, source: str | None = None) -> Weights:
+    """Write the network with its weights as ONNX, for engines other than torch; gives the weights that it holds.
+
+    Input "image", batch x 3 x 1024 x 1024 in -0.5..0.5; output "matte", batch x 1 x 1024 x 1024 in 0..1; any batch.
+    Raises WeightsError.
+    """
+    from briarmbg import BriaRMBG
+
+    weights = load(source)
+    net = BriaRMBG().eval()
+    net.load_state_dict(weights.state_dict)
+    net.forward = net.matte  # type: ignore[assignment]
+    torch.onnx.export(
+        net,
+        (torch.zeros(2, 3, 1024, 1024),),
+        path,
+        input_names=["image"],
+        output_names=["matte"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )
+    return weights
+
+
+def main() -> None:
+    """`python weights.py export net.onnx [weights]`."""
+    parser = argparse.ArgumentParser(description="Export the network with its weights.")
+    parser.add_argument("command", choices=["export"])
+    parser.add_argument("path", type=Path, help="the .onnx file to write")
+    parser.add_argument("source", nargs="?", help="weights, as RMBG_WEIGHTS names them")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        export_onnx(arguments.path, arguments.source)
+    except WeightsError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

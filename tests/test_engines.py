@@ -1,0 +1,154 @@
+"""The fast ways of running the network against the plain network in fp32."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import EXAMPLES, PHOTOS, ROOT
+from torch import nn
+
+import engines
+import weights
+from briarmbg import BriaRMBG
+from engines import SIZE, Engine, EngineError
+from utilities import open_photo, shrink
+
+
+def new_net() -> BriaRMBG:
+    net = BriaRMBG()
+    net.load_state_dict(weights.load(weights.ISNET).state_dict)
+    return net
+
+
+@pytest.fixture(scope="module")
+def views() -> np.ndarray:
+    """Twenty different views of the example photos, N x 1024 x 1024 x 3."""
+    photos = [open_photo(EXAMPLES / name).rgb for name in PHOTOS]
+    mirrored = [rgb[:, ::-1] for rgb in photos]
+    turned = [rgb.swapaxes(0, 1) for rgb in photos]
+    dark = [rgb // 2 for rgb in photos]
+    return np.stack([shrink(np.ascontiguousarray(rgb), SIZE) for rgb in photos + mirrored + turned + dark])
+
+
+@pytest.fixture(scope="module")
+def truth(isnet_net, views) -> np.ndarray:
+    with torch.inference_mode():
+        images = (torch.tensor(image[None]).permute(0, 3, 1, 2) / 255 - 0.5 for image in views)
+        return np.concatenate([isnet_net.matte(image)[0].numpy() * 255 for image in images])
+
+
+def test_fp32_is_the_plain_network_to_the_nearest_level(views, truth):
+    engine = Engine(new_net(), "cpu", "fp32")
+    for view, matte in zip(views[:5], truth, strict=False):
+        assert np.abs(engine(view[None])[0] - matte).max() <= 0.51
+
+
+def test_bf16_moves_the_matte_by_less_than_anyone_sees(views, truth):
+    """At most 0.1 of 255 in the median photo and 0.5 in the worst, beyond the rounding to whole levels."""
+    engine = Engine(new_net(), "cpu", "bf16")
+    moved = [np.abs(engine(view[None])[0] - np.rint(matte)).mean() for view, matte in zip(views, truth, strict=True)]
+    assert len(moved) == 20
+    assert np.median(moved) <= 0.1
+    assert max(moved) <= 0.5
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(new_net(), "cpu")
+
+
+def test_a_batch_is_its_images(engine, views):
+    batch = engine(views[:3])
+    assert batch.shape == (3, SIZE, SIZE)
+    assert batch.dtype == np.uint8
+    for image, matte in zip(views, batch, strict=False):
+        assert np.abs(engine(image[None])[0].astype(int) - matte).max() <= 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dilation", [1, 2, 8])
+def test_a_packed_convolution_is_the_convolution_and_its_relu_at_any_size(dtype, dilation):
+    if not engines._can_pack():
+        pytest.skip("no oneDNN here")
+    conv = nn.Conv2d(32, 48, 3, padding=dilation, dilation=dilation).to(dtype).requires_grad_(False)
+    weight, bias = conv.weight.clone(), conv.bias.clone()
+    packed = engines._PackedConvReLU(conv)
+    for shape in [(1, 32, 40, 24), (2, 32, 17, 9), (1, 32, 1, 1)]:
+        x = torch.randn(shape).to(dtype).to(memory_format=torch.channels_last)
+        exact = torch.relu(
+            nn.functional.conv2d(x.double(), weight.double(), bias.double(), padding=dilation, dilation=dilation)
+        )
+        tolerance = 1e-4 if dtype == torch.float32 else 0.05
+        assert (packed(x).double() - exact).abs().max() < tolerance * exact.max().clamp(min=1)
+
+
+def test_without_packing_the_result_is_the_same(engine, views, monkeypatch):
+    monkeypatch.setattr(engines, "_can_pack", lambda: False)
+    plain = Engine(new_net(), "cpu", engine.precision)
+    assert np.abs(plain(views[:1]).astype(int) - engine(views[:1])).mean() < 0.05
+
+
+def test_it_says_what_it_picked_and_obeys_the_environment(engine, monkeypatch):
+    assert str(engine).endswith(engine.precision)
+    if "avx512_bf16" in Path("/proc/cpuinfo").read_text():
+        assert engine.precision == "bf16"
+    monkeypatch.setenv("RMBG_DEVICE", "cpu")
+    monkeypatch.setenv("RMBG_PRECISION", "fp32")
+    forced = Engine(new_net())
+    assert (forced.device.type, forced.precision) == ("cpu", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "word"), [("nonsense", None, "RMBG_DEVICE"), ("cpu", "int3", "RMBG_PRECISION")]
+)
+def test_what_cannot_be_is_told_in_a_sentence(device, precision, word):
+    with pytest.raises(EngineError, match=word):
+        Engine(BriaRMBG(), device, precision)
+
+
+def test_the_app_ends_with_that_sentence():
+    environment = os.environ | {"RMBG_DEVICE": "nonsense", "RMBG_WEIGHTS": weights.ISNET}
+    command = [sys.executable, "app.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "There is no device 'nonsense'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_only_one_forward_runs_at_a_time_on_a_device_lent_by_the_call():
+    running, most, calls = [], [], []
+
+    def lend(forward):
+        def lent(images):
+            running.append(threading.get_ident())
+            most.append(len(running))
+            calls.append(images.device.type)
+            time.sleep(0.05)
+            running.pop()
+            return forward(images)
+
+        return lent
+
+    engine = Engine(new_net(), "cpu", on_device=lend)
+    assert calls == []  # no warm-up before the first request
+    blank = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(engine, [blank] * 3))
+    assert calls == ["cpu"] * 3
+    assert max(most) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_cuda_graphs_give_the_plain_networks_mattes(views, truth, precision):
+    engine = Engine(new_net(), "cuda", precision)
+    for batch in (1, 4, 1):
+        moved = np.abs(engine(views[:batch]).astype(float) - truth[:batch]).mean((1, 2))
+        assert moved.max() <= 0.8

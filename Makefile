@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test lint browser pictures
+.PHONY: app test lint benchmark pictures browser
 
 app: $(VENV)/app
 	$(BIN)/python app.py
@@ -22,12 +22,19 @@ pictures: $(VENV)/app
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+benchmark: $(VENV)/benchmark
+	$(BIN)/python benchmarks/speed.py
+
 $(VENV)/app: requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
 $(VENV)/dev: requirements-dev.txt requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)/benchmark: requirements-benchmark.txt requirements-dev.txt requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-benchmark.txt
 	touch $@
 
 # Debian's Chromium where there is one or apt may install it, else playwright's own.

@@ -176,7 +176,7 @@ def on_photo(photo: Upload | None, kind: str, colour: str, image: Upload | None)
         return None, None, ABOUT
     start = time.perf_counter()
     try:
-        result = remover(photo)
+        result = cut(photo)
     except PhotoError as error:  # not raised, so that the last photo's pictures leave the page
         gr.Warning(str(error))
         return None, None, f"**{error}**\n\n{ABOUT}"
@@ -198,7 +198,7 @@ def on_background(photo: Upload | None, matte: str | None, kind: str, colour: st
     alpha = open_photo(matte).rgb[..., 0]
     if alpha.shape != opened.size:  # a new photo is on its way, and its own event brings the picture
         return None
-    result = Cutout(opened, alpha, found=bool(alpha.any()))
+    result = Cutout.from_matte(opened, alpha)
     return save_cutout(result, photo, *background_choice(kind, colour, image))
 
 

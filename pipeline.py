@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+import matting
 import weights as weights_module
 from briarmbg import BriaRMBG
 from engines import SIZE, Engine, Wrapper
@@ -42,7 +43,15 @@ class Cutout:
 
     photo: Photo
     alpha: Pixels  # H x W
-    found: bool  # False: nothing in the photo is foreground, and the matte is 0 throughout
+    foreground: Pixels  # H x W x 3, the subject's colours; the photo's own where alpha is 255
+    found: bool = True  # False: nothing in the photo is foreground, and the matte is 0 throughout
+
+    @classmethod
+    def from_matte(cls, photo: Photo, alpha: Pixels, foreground: bool = True) -> Cutout:
+        """What a matte H x W, made elsewhere or earlier, cuts out of a photo; `foreground` as for the remover."""
+        alpha = alpha if photo.alpha is None else np.minimum(alpha, photo.alpha)
+        colours = matting.estimate_foreground(photo.rgb, alpha) if foreground else photo.rgb
+        return cls(photo, alpha, colours, found=bool(alpha.any()))
 
     @cached_property
     def matte(self) -> Image.Image:
@@ -70,7 +79,7 @@ class Cutout:
         """`image` as H x W x 4, or `composite(background)` as H x W x 3."""
         under: Pixels | tuple[int, int, int]
         if background is None:
-            return with_alpha(self.photo.rgb, self.alpha)
+            return with_alpha(self.foreground, self.alpha)
         if isinstance(background, tuple):
             background = "rgb({},{},{})".format(*background)
         if background == "blur":
@@ -79,7 +88,7 @@ class Cutout:
             under = colour_background(background, self.photo.icc)
         else:
             under = image_background(open_photo(background), self.photo.size, self.photo.icc)
-        return composite(self.photo.rgb, self.alpha, under)
+        return composite(self.foreground, self.alpha, under)
 
     def save(self, path: str | os.PathLike[str], background: Background | None = None) -> None:
         """Write `image`, or `composite(background)`, in the format of the extension.
@@ -142,16 +151,14 @@ class BackgroundRemover:
         """
         return cls(weights_module.load(source), device, precision, on_device)
 
-    def __call__(self, photo: PhotoSource) -> Cutout:
+    def __call__(self, photo: PhotoSource, foreground: bool = True) -> Cutout:
         """Cut the subject out of a path, bytes, a PIL image, or an array H x W (x 1 to 4).
 
+        `foreground` takes the old background out of the colours of partial pixels, see `matting`; False is faster.
         Raises PhotoError if that is no photo, see `utilities.open_photo`.
         """
         opened = open_photo(photo)
         (matte,) = self.engine(shrink(opened.opaque(), SIZE)[np.newaxis])
         if matte.max() < FOUND:
-            return Cutout(opened, np.zeros(opened.size, np.uint8), found=False)
-        alpha = enlarge(matte, opened.size)
-        if opened.alpha is not None:
-            alpha = np.minimum(alpha, opened.alpha)
-        return Cutout(opened, alpha, found=True)
+            return Cutout(opened, np.zeros(opened.size, np.uint8), opened.rgb, found=False)
+        return Cutout.from_matte(opened, enlarge(matte, opened.size), foreground)

@@ -9,6 +9,7 @@ import pytest
 from conftest import DATA, EXAMPLES, PHOTOS, ROOT, card_matte, iou
 from PIL import Image, ImageCms
 
+from matting import estimate_foreground
 from pipeline import Cutout
 from utilities import Photo, PhotoError, composite
 
@@ -44,6 +45,21 @@ def test_opaque_pixels_are_the_photos_and_hidden_ones_are_zero(remover, person):
     assert not rgba[hidden].any()
 
 
+def test_partial_pixels_lose_the_old_background_unless_told_not_to(remover, person):
+    pasted, clean = remover(person, foreground=False), remover(person)
+    assert np.array_equal(pasted.alpha, clean.alpha)
+    assert np.array_equal(pasted.foreground, person)
+    assert np.array_equal(clean.foreground, estimate_foreground(person, clean.alpha))
+    partial = (clean.alpha > 0) & (clean.alpha < 255)
+    assert np.abs(clean.foreground.astype(int) - person)[partial].mean() > 3
+
+
+def test_a_matte_from_elsewhere_cuts_too(remover, person):
+    cutout = remover(person)
+    again = Cutout.from_matte(cutout.photo, cutout.alpha)
+    assert np.array_equal(again.pixels(), cutout.pixels())
+
+
 def test_path_bytes_image_and_array_give_the_same_cutout(remover, person):
     path = EXAMPLES / "person.jpg"
     first = remover(path).alpha
@@ -56,7 +72,7 @@ def test_a_colour_background_is_the_exact_blend(remover, person, background):
     cutout = remover(person)
     placed = cutout.composite(background)
     assert placed.mode == "RGB"
-    assert np.array_equal(np.asarray(placed), composite(person, cutout.alpha, (48, 160, 96)))
+    assert np.array_equal(np.asarray(placed), composite(cutout.foreground, cutout.alpha, (48, 160, 96)))
 
 
 def test_image_and_blur_backgrounds_keep_the_subject_and_change_the_rest(remover, person):
@@ -118,7 +134,7 @@ def test_colours_and_images_are_brought_into_the_photos_colour_space(person):
     """In a profile with red and blue exchanged, sRGB's pure red is the number (0, 0, 255)."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exchanged = srgb.replace(b"rXYZ", b"tmp!", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"tmp!", b"bXYZ", 1)
-    cutout = Cutout(Photo(person, icc=exchanged), np.zeros(person.shape[:2], np.uint8), found=False)
+    cutout = Cutout.from_matte(Photo(person, icc=exchanged), np.zeros(person.shape[:2], np.uint8))
     red = Image.new("RGB", (64, 64), "red")
     for background in ("red", red):
         placed = cutout.composite(background)

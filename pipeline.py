@@ -17,6 +17,9 @@ import weights as weights_module
 from briarmbg import BriaRMBG
 from engines import SIZE, Engine, Wrapper
 from utilities import (
+    BLUR,
+    MARGIN,
+    Frame,
     Photo,
     PhotoSource,
     Pixels,
@@ -63,39 +66,61 @@ class Cutout:
         """The subject, mode RGBA, straight alpha: where the matte is 255 the photo's pixels, where it is 0 zeros."""
         return self._image(self.pixels())
 
-    def composite(self, background: Background = "white") -> Image.Image:
+    def framed(self, margin: float = MARGIN, size: tuple[int, int] | None = None) -> Cutout:
+        """Cropped to the subject, with a margin of that share of its longer side (0 to 1) all around.
+
+        With `size`, the width and height of a canvas, it is scaled to fit into that with its margin, and centred.
+        Faint residue and specks don't widen the crop, see `utilities.subject_box`. Where the canvas reaches
+        beyond the photo alpha is 0. Where there is no subject, the whole photo is shown.
+
+        Raises PhotoError for a margin or a size that can't be made.
+        """
+        frame = Frame.around(self.alpha, margin, size)
+        foreground, alpha = frame.subject(self.foreground, self.alpha)
+        return replace(
+            self, photo=Photo(frame.photo(self.photo.opaque()), icc=self.photo.icc), alpha=alpha, foreground=foreground
+        )
+
+    def composite(self, background: Background = "white", blur: float = BLUR) -> Image.Image:
         """The subject on a background, mode RGB.
 
         `background` is a CSS colour ("white", "#ff8800"), an RGB tuple, "blur" (the photo's own background,
         blurred), or an image (path object, bytes, PIL image, array), which fills the frame and is cut to it.
         A colour is sRGB; it and an image are brought into the photo's colour space, so that the subject's
-        pixels stay as they are.
+        pixels stay as they are. `blur` is how strong that is: a standard deviation, as a share of the longer side.
 
-        Raises PhotoError for what is neither a colour nor an image.
+        Raises PhotoError for what is neither a colour nor an image, and for a blur outside `utilities.BLURS`.
         """
-        return self._image(self.pixels(background))
+        return self._image(self.pixels(background, blur))
 
-    def pixels(self, background: Background | None = None) -> Pixels:
-        """`image` as H x W x 4, or `composite(background)` as H x W x 3."""
+    def pixels(self, background: Background | None = None, blur: float = BLUR) -> Pixels:
+        """`image` as H x W x 4, or `composite(background, blur)` as H x W x 3."""
         under: Pixels | tuple[int, int, int]
         if background is None:
             return with_alpha(self.foreground, self.alpha)
         if isinstance(background, tuple):
             background = "rgb({},{},{})".format(*background)
         if background == "blur":
-            under = blur_background(self.photo.opaque(), self.alpha)
+            under = blur_background(self.photo.opaque(), self.alpha, blur)
         elif isinstance(background, str):
             under = colour_background(background, self.photo.icc)
         else:
             under = image_background(open_photo(background), self.photo.size, self.photo.icc)
         return composite(self.foreground, self.alpha, under)
 
-    def save(self, path: str | os.PathLike[str], background: Background | None = None) -> None:
-        """Write `image`, or `composite(background)`, in the format of the extension.
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        background: Background | None = None,
+        blur: float = BLUR,
+        quality: int | None = None,
+    ) -> None:
+        """Write `image`, or `composite(background, blur)`, in the format of the extension.
 
-        .png, .webp and .tif are lossless and hold alpha; .jpg is over white. Raises PhotoError, OSError.
+        .png, .webp and .tif are lossless and hold alpha; .jpg is over white. `quality`, 1 to 100, makes .webp
+        lossy and is that of .jpg. Raises PhotoError, OSError.
         """
-        save_pixels(self.pixels(background), path, self.photo.icc)
+        save_pixels(self.pixels(background, blur), path, self.photo.icc, quality)
 
     def _image(self, pixels: Pixels) -> Image.Image:
         image = Image.fromarray(pixels)

@@ -13,6 +13,7 @@ import base64
 import binascii
 import contextlib
 import functools
+import html
 import inspect
 import logging
 import secrets
@@ -20,18 +21,21 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio import processing_utils
-from gradio.data_classes import ImageData, ListFiles
+from gradio.components import Component
+from gradio.data_classes import FileData, ImageData, ListFiles
 
 import mcp_tools
 from engines import EngineError
 from fetch import fetch
-from pipeline import BLANK, NOTHING_FOUND, BackgroundRemover, Cutout
-from utilities import BLUR, MARGIN, MAX_BYTES, PhotoError, open_photo, safe_stem, save_pixels
+from pipeline import BLANK, BackgroundRemover, Cutout
+from strokes import Stroke, paint, read_strokes
+from utilities import BLUR, MARGIN, MAX_BYTES, PhotoError, Pixels, open_photo, safe_stem, save_pixels
 from weights import WeightsError
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -46,10 +50,9 @@ except (WeightsError, EngineError) as error:
 EXAMPLES = sorted(str(path) for path in (Path(__file__).parent / "examples").glob("*.[jp][pn]g"))
 Upload = str | bytes  # a path in Gradio's upload folder, or the content of a data: URL
 
-FORMATS = ["png", "webp", "jpg"]
+EXTENSIONS = ["png", "webp", "jpg"]
 MAX_PHOTOS = 100  # in one batch
 
-BACKGROUNDS = ["Transparent", "Colour", "Image", "Blur"]
 ABOUT = " · ".join(
     (
         f"Weights: **{remover.weights.name}**",
@@ -57,11 +60,7 @@ ABOUT = " · ".join(
         f"Running on: {remover.engine}",
     )
 ) + (f"\n\n{remover.weights.note}" if remover.weights.note else "")
-
-# The checkerboard stands behind every picture with alpha; a picture without alpha covers it.
-CSS = """
-.checker img { background: repeating-conic-gradient(#ccc 0 25%, #fff 0 50%) 0 / 20px 20px !important; }
-"""
+ASSETS = Path(__file__).parent / "page"
 
 
 def photo_input(**kwargs: Any) -> gr.Image:
@@ -154,10 +153,10 @@ def new_folder() -> Path:
     return folder
 
 
-def file_for(photo: Upload, what: str, suffix: str = "png") -> str:
+def file_for(photo: Upload, what: str, suffix: str = ".png") -> str:
     """A new file's path, named after the upload."""
     stem = safe_stem(photo if isinstance(photo, str) else "photo").removesuffix(f"-{what}")
-    return str(new_folder() / f"{stem}-{what}.{suffix}")
+    return str(new_folder() / f"{stem}-{what}{suffix}")
 
 
 def cut(photo: Upload | None) -> Cutout:
@@ -284,7 +283,7 @@ def edit(
     """
     if image is None:
         raise PhotoError("There is no picture yet: choose one first.")
-    path = file_for(image, "cutout", format)
+    path = file_for(image, "cutout", f".{format}")
     finish(Cutout.open(image, matte), path, background, background_image, blur, crop, margin, width, height, quality)
     return path
 
@@ -344,48 +343,207 @@ def batch(
 
 
 # --- the page -------------------------------------------------------------------------------------------
+# What follows a photo is derived from the upload and the network's matte of it, so that no change asks it again.
+
+COLOURS = {"White": "#ffffff", "Light grey": "#f2f2f2", "Black": "#000000"}
+BACKGROUNDS = ["Transparent", *COLOURS, "Colour", "Image", "Blur"]
+FRAMES = ["Whole photo", "Subject", "Square", "Custom size"]
+FORMATS = {"PNG": (".png", None), "WebP lossless": (".webp", None), "WebP small": (".webp", 90), "JPEG": (".jpg", 92)}
+SHOWN = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif"}  # what a browser shows as it is
+SIDE = 1600  # pixels: the longer side of a preview
+THEME = gr.themes.Default(
+    primary_hue="emerald", secondary_hue="emerald", neutral_hue="zinc", font="system-ui", font_mono="monospace"
+).set(
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_400",
+    block_label_text_color="*neutral_600",
+    block_info_text_color="*neutral_600",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_600",
+)
 
 
-def background_choice(kind: str, colour: str, image: Upload | None) -> tuple[str, Upload | None]:
-    """What the page's controls mean in the API's terms: background, background_image."""
-    return {"Colour": colour, "Blur": "blur"}.get(kind, "transparent"), image if kind == "Image" else None
+class Work(NamedTuple):
+    """What the page keeps of a visitor's photo: three paths in Gradio's cache."""
+
+    photo: str
+    matte: str  # as the network gave it
+    preview: str  # of the photo, for a browser
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a visitor chose for the result; the fields are the controls in their order."""
+
+    background: str
+    colour: str
+    backdrop: Upload | None
+    blur: float
+    frame: str
+    margin: float
+    width: float
+    height: float
+    format: str
+
+    def frame_of(self, cutout: Cutout) -> Cutout:
+        width, height = int(self.width or 0), int(self.height or 0)
+        size = {"Square": (width, width), "Custom size": (width, height)}.get(self.frame)
+        return cutout if self.frame == FRAMES[0] else cutout.framed(self.margin / 100, size)
+
+    def under(self) -> dict[str, Any]:
+        """The background in terms of `Cutout.pixels`."""
+        image = Path(self.backdrop) if isinstance(self.backdrop, str) else self.backdrop
+        colour = {**COLOURS, "Colour": self.colour, "Blur": "blur", "Image": image}
+        return {"background": colour.get(self.background), "blur": self.blur / 100}
+
+    def save(self, framed: Cutout, photo: Upload) -> str:
+        suffix, quality = FORMATS[self.format]
+        path = file_for(photo, "cutout", suffix)
+        framed.save(path, **self.under(), quality=quality)
+        return path
+
+
+@functools.lru_cache(maxsize=4)
+def kept(work: Work, refine: bool, strokes: tuple[Stroke, ...] = ()) -> Cutout:
+    """The cutout of a photo and its matte, with its decoded pixels and its estimated colours."""
+    if not (Path(work.photo).is_file() and Path(work.matte).is_file()):
+        raise PhotoError("This photo was deleted here in the meantime: choose it again.")
+    if strokes:
+        cutout = kept(work, refine)
+        return cutout.touched_up(*paint(strokes, cutout.photo.size))
+    return Cutout.from_matte(open_photo(work.photo), open_photo(work.matte).rgb[..., 0], refine=refine)
+
+
+def painted(value: Any) -> tuple[Stroke, ...]:
+    return read_strokes(value.get("strokes", []) if isinstance(value, dict) else [])
+
+
+def save_preview(pixels: Pixels, photo: Upload, what: str, icc: bytes | None = None) -> str:
+    path = file_for(photo, what, ".png" if pixels.shape[2:] == (4,) else ".jpg")
+    save_pixels(pixels, path, icc)
+    return path
+
+
+def results(work: Work, cutout: Cutout, look: Look) -> tuple[str, tuple[str, str], Any]:
+    """The result's file, before and after for the slider, and the download."""
+    framed = look.frame_of(cutout)
+    path = look.save(framed, work.photo)
+    small = framed.preview(SIDE)
+    before = save_preview(small.photo.opaque(), work.photo, "before", small.photo.icc)
+    after = save_preview(small.pixels(**look.under()), work.photo, "after", small.photo.icc)
+    return path, (before, after), gr.update(value=path, interactive=True)
+
+
+def mattes(work: Work, cutout: Cutout) -> tuple[str, dict[str, Any]]:
+    """The matte's file, and what the brush paints on."""
+    small = cutout.preview(SIDE)
+    return save_matte(cutout, work.photo), {
+        "photo": FileData(path=work.preview).model_dump(),
+        "matte": FileData(path=save_preview(small.alpha, work.photo, "brush")).model_dump(),
+    }
 
 
 @plainly
-def on_photo(photo: Upload | None, kind: str, colour: str, image: Upload | None) -> tuple[str | None, str | None, str]:
+def on_photo(photo: Upload | None, refine: bool, *choices: Any) -> list[Any]:
+    """A new photo: the only handler here that runs the network."""
     if photo is None:
-        return None, None, ABOUT
+        return nothing("")
     start = time.perf_counter()
     try:
-        result = cut(photo)
+        rough = remover(photo, refine=False, foreground=False)
+        small = rough.preview(SIDE).photo
+        preview = save_preview(small.opaque(), photo, "preview", small.icc)
+        work = Work(photo, save_matte(rough, photo), preview)
+        cutout = kept(work, refine)
+        shown = gr.skip() if Path(photo).suffix.lower() in SHOWN else preview
+        made = [*mattes(work, cutout), *results(work, cutout, Look(*choices))]
     except PhotoError as error:  # not raised, so that the last photo's pictures leave the page
-        gr.Warning(str(error))
-        return None, None, f"**{error}**\n\n{ABOUT}"
+        return nothing(say(str(error), bad=True))
     seconds = time.perf_counter() - start
-    height, width = result.photo.size
-    done = f"**Done in {seconds:.1f} s**, {width} × {height} pixels."
-    if not result.found:
-        done = f"**{NOTHING_FOUND}**"
-    placed = save_cutout(result, photo, *background_choice(kind, colour, image))
-    return save_matte(result, photo), placed, f"{done}\n\n{ABOUT}"
+    height, width = cutout.photo.size
+    text = f"Done in {seconds:.1f} s, {width} × {height} pixels."
+    if not rough.found:
+        text = "Nothing in this photo stands out as its subject: try another photo, or paint it in under 'Touch up'."
+    return [shown, work, say(text, bad=not rough.found), *made]
+
+
+def nothing(status: str) -> list[Any]:
+    """The page without a photo."""
+    return [None, None, status, None, None, None, None, gr.update(value=None, interactive=False)]
 
 
 @plainly
-def on_background(photo: Upload | None, matte: str | None, kind: str, colour: str, image: Upload | None) -> str | None:
-    """Another background for the matte at hand; the network is not asked again."""
-    if photo is None or matte is None:
-        return None
-    opened = open_photo(photo)
-    alpha = open_photo(matte).rgb[..., 0]
-    if alpha.shape != opened.size:  # a new photo is on its way, and its own event brings the picture
-        return None
-    result = Cutout.from_matte(opened, alpha)
-    return save_cutout(result, photo, *background_choice(kind, colour, image))
+def on_touch(work: Work | None, refine: bool, brush: Any, *choices: Any) -> list[Any]:
+    """Another matte: refined or not, and with what the brush brought back or removed."""
+    if work is None:
+        return [gr.skip()] * 5
+    cutout = kept(work, refine, painted(brush))
+    return [*mattes(work, cutout), *results(work, cutout, Look(*choices))]
 
 
-def on_kind(kind: str) -> tuple[Any, Any]:
-    return gr.update(visible=kind == "Colour"), gr.update(visible=kind == "Image")
+@plainly
+def on_look(work: Work | None, refine: bool, brush: Any, *choices: Any) -> list[Any]:
+    """Another background, frame or format for the matte at hand."""
+    if work is None:
+        return [gr.skip()] * 3
+    return list(results(work, kept(work, refine, painted(brush)), Look(*choices)))
 
+
+def say(text: str, bad: bool = False) -> str:
+    return f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>"
+
+
+# the parts of the layout that one photo and several have in common; `prefix` sets their elem_ids apart
+
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+def background_controls(prefix: str = "") -> list[Component]:
+    kind = gr.Radio(
+        BACKGROUNDS, value=BACKGROUNDS[0], label="Background", elem_id=f"{prefix}background", elem_classes=["swatches"]
+    )
+    only: dict[str, Component] = {
+        "Colour": gr.ColorPicker("#2f6fed", label="Colour", visible=False, elem_id=f"{prefix}colour")
+    }
+    only["Image"] = photo_input(
+        label="Background image", visible=False, height=200, sources=["upload"], elem_id=f"{prefix}backdrop"
+    )
+    only["Blur"] = gr.Slider(
+        0.5, 10, 2, step=0.5, label="Blur, % of the longer side", visible=False, elem_id=f"{prefix}blur"
+    )
+    kind.change(lambda kind: [gr.update(visible=kind == name) for name in only], kind, list(only.values()), **QUIET)
+    return [kind, *only.values()]
+
+
+def frame_controls(prefix: str = "") -> list[Component]:
+    with gr.Accordion("Crop and size", open=False, elem_id=f"{prefix}frame-section"):
+        kind = gr.Radio(FRAMES, value=FRAMES[0], show_label=False, container=False, elem_id=f"{prefix}frame")
+        with gr.Row():
+            margin = gr.Slider(
+                0, 50, 5, step=1, label="Margin, % of the subject", visible=False, elem_id=f"{prefix}margin"
+            )
+            width = gr.Number(1600, label="Width, pixels", precision=0, visible=False, elem_id=f"{prefix}width")
+            height = gr.Number(1200, label="Height, pixels", precision=0, visible=False, elem_id=f"{prefix}height")
+    kind.change(
+        lambda kind: [gr.update(visible=FRAMES.index(kind) > n) for n in range(3)],
+        kind,
+        [margin, width, height],
+        **QUIET,
+    )
+    return [kind, margin, width, height]
+
+
+def format_control(prefix: str = "") -> gr.Dropdown:
+    return gr.Dropdown(list(FORMATS), value="PNG", label="Format", elem_id=f"{prefix}format", min_width=150)
+
+
+def status_line(name: str) -> gr.HTML:
+    return gr.HTML("", html_template='<div class="say" role="status">${value}</div>', elem_id=name)
+
+
+TOUCH_UP = {part: (ASSETS / f"touchup.{part}").read_text() for part in ("html", "css", "js")}
 
 with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as demo:
     with gr.Row(visible=False):  # what the API's endpoints take and give; the page has controls of its own
@@ -404,7 +562,7 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
             gr.Number(MARGIN, label="margin"),
             gr.Number(0, label="width", precision=0),
             gr.Number(0, label="height", precision=0),
-            gr.Dropdown(FORMATS, label="format"),
+            gr.Dropdown(EXTENSIONS, label="format"),
             gr.Number(None, label="quality", precision=0),
         ]
         api_zip = gr.File(label="zip")
@@ -422,28 +580,86 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
     # A batch does not hold the model's slot: the engine's lock lets single photos in between two of its own.
     api_call.click(batch, [api_photos, *api_look], [api_zip, api_report], api_name="batch", concurrency_limit=1)
 
-    gr.Markdown("# Background remover\nDrop a photo: its subject comes back on a transparent background, in full size.")
-    with gr.Row(equal_height=True):
-        photo = photo_input(label="Photo", elem_id="photo", sources=["upload", "clipboard"], height=420)
-        matte = picture("Matte", elem_id="matte", height=420)
-        result = picture("Cutout", elem_id="cutout", elem_classes=["checker"], height=420)
-    with gr.Row():
-        kind = gr.Radio(BACKGROUNDS, value=BACKGROUNDS[0], label="Background", elem_id="background")
-        colour = gr.ColorPicker("#ffffff", label="Colour", elem_id="colour", visible=False)
-        backdrop = photo_input(label="Background image", elem_id="backdrop", visible=False, height=160)
-    status = gr.Markdown(ABOUT, elem_id="status")
-    gr.Examples(EXAMPLES, inputs=[photo], label="Examples", examples_per_page=12, elem_id="examples")
+    gr.Markdown(
+        "# Background remover\nDrop a photo: its subject comes back on a transparent background, in full size.",
+        elem_id="title",
+    )
+    with gr.Tabs(elem_id="tabs"), gr.Tab("One photo", id="one"):
+        work = gr.State()
+        with gr.Row(equal_height=True):
+            photo = photo_input(label="Photo", elem_id="photo", sources=["upload", "clipboard", "webcam"], height=380)
+            matte = picture("Matte", elem_id="matte", height=380)
+            result = picture("Cutout", elem_id="cutout", elem_classes=["checker"], height=380)
+        with gr.Row(elem_id="bar"):
+            with gr.Column(scale=3, min_width=260):
+                status = status_line("status")
+            file_format = format_control()
+            download = gr.DownloadButton(
+                "Download", variant="primary", interactive=False, elem_id="download", min_width=150
+            )
+        backgrounds = background_controls()
+        frames = frame_controls()
+        with gr.Accordion("Touch up", open=False, elem_id="touchup-section"):
+            refine = gr.Checkbox(
+                True, label="Refine edges: hair, fur and other fine detail", container=False, elem_id="refine"
+            )
+            touch = gr.HTML(
+                None,
+                html_template=TOUCH_UP["html"],
+                css_template=TOUCH_UP["css"],
+                js_on_load=TOUCH_UP["js"],
+                elem_id="touchup",
+            )
+        with gr.Accordion("Before and after", open=False, elem_id="compare-section"):
+            compare = gr.ImageSlider(
+                show_label=False,
+                type="filepath",
+                interactive=False,
+                max_height=700,
+                buttons=["fullscreen"],
+                elem_id="compare",
+                elem_classes=["checker"],
+            )
+        examples = gr.Examples(
+            EXAMPLES,
+            inputs=[photo],
+            label="Examples",
+            examples_per_page=12,
+            elem_id="examples",
+            api_visibility="private",
+        )
+    gr.Markdown(ABOUT, elem_id="about")
 
+    look: list[Any] = [*backgrounds, *frames, file_format]
+    looked = [result, compare, download]
     private: dict[str, Any] = {"api_visibility": "private"}
-    photo.change(on_photo, [photo, kind, colour, backdrop], [matte, result, status], **private, **one_at_a_time)
-    kind.change(on_kind, [kind], [colour, backdrop], queue=False, show_progress="hidden", **private)
+    edits: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 2, "concurrency_id": "edit"}
+    for new_photo in (photo.input, examples.load_input_event.then):
+        new_photo(
+            on_photo,
+            [photo, refine, *look],
+            [photo, work, status, matte, touch, *looked],
+            show_progress_on=[matte, result],
+            **private,
+            **one_at_a_time,
+        )
     gr.on(
-        [kind.change, colour.change, backdrop.change],
-        on_background,
-        [photo, matte, kind, colour, backdrop],
-        [result],
-        trigger_mode="always_last",
+        [touch.input, refine.input],
+        on_touch,
+        [work, refine, touch, *look],
+        [matte, touch, *looked],
+        show_progress_on=[matte, result],
         **private,
+        **edits,
+    )
+    gr.on(
+        [control.change for control in look],
+        on_look,
+        [work, refine, touch, *look],
+        looked,
+        show_progress_on=[result],
+        **private,
+        **edits,
     )
 
 demo.queue(api_open=False, max_size=64)
@@ -451,8 +667,8 @@ mcp_tools.install()
 
 if __name__ == "__main__":
     demo.launch(
-        css=CSS,
-        theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
+        css_paths=ASSETS / "style.css",
+        theme=THEME,
         enable_monitoring=False,
         footer_links=["api"],
         max_file_size=MAX_BYTES,

@@ -107,6 +107,17 @@ class Cutout:
             self, photo=Photo(frame.photo(self.photo.opaque()), icc=self.photo.icc), alpha=alpha, foreground=foreground
         )
 
+    def preview(self, side: int) -> Cutout:
+        """The same with at most `side` pixels on the longer side, averaged, for a quick look."""
+        height, width = self.photo.size
+        scale = side / max(height, width)
+        if scale >= 1:
+            return self
+        small = Frame(slice(None), slice(None), (max(1, round(width * scale)), max(1, round(height * scale))), (0,) * 4)
+        foreground, alpha = small.subject(self.foreground, self.alpha)
+        photo = Photo(small.photo(self.photo.opaque()), icc=self.photo.icc)
+        return replace(self, photo=photo, alpha=alpha, foreground=foreground)
+
     def composite(self, background: Background = "white", blur: float = BLUR) -> Image.Image:
         """The subject on a background, mode RGB.
 

@@ -374,7 +374,7 @@ def inside():
             pass
 
     server = ThreadingHTTPServer(("", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server.server_port, asked
     server.shutdown()
     server.server_close()

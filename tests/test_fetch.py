@@ -43,7 +43,7 @@ def server(monkeypatch):
             pass
 
     server = ThreadingHTTPServer(("", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server.server_port, asked
     server.shutdown()
     server.server_close()

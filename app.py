@@ -40,10 +40,11 @@ from weights import WeightsError
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 logger = logging.getLogger(__name__)
-logging.getLogger("httpx").setLevel(logging.WARNING)
+for chatty in ("httpx", "mcp"):
+    logging.getLogger(chatty).setLevel(logging.WARNING)
 
 try:
-    remover = BackgroundRemover.from_pretrained(on_device=spaces.GPU(duration=15))
+    remover = BackgroundRemover.from_pretrained(on_device=spaces.GPU(duration=10))
 except (WeightsError, EngineError) as error:
     raise SystemExit(str(error)) from None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import re
 import subprocess
@@ -470,6 +471,23 @@ def test_a_tool_tells_what_is_wrong_in_one_sentence(app_url, bad_files, name):
     (content,) = answer.content
     assert SENTENCES[name] in content.text
     assert not re.search(LEAK, content.text)
+
+
+@pytest.mark.parametrize("image", ["C:\\photos\\me.jpg", "/home/me/photo.jpg", "photo.jpg"])
+def test_a_file_of_the_models_own_machine_is_told_from_a_url(app_url, image):
+    answer = call_tool(app_url, "cutout", image=image)
+    assert answer.isError
+    assert "give its http or https URL" in answer.content[0].text
+
+
+def test_a_photo_that_came_as_a_data_url_is_left_nowhere(app_url, uploads):
+    buffer = io.BytesIO()
+    Image.open(PERSON).save(buffer, "JPEG", quality=83)
+    data = buffer.getvalue()
+    pictures(call_tool(app_url, "cutout", image=f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"))
+    files = [path for path in uploads.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if path.read_bytes() == data]
 
 
 def test_without_the_mcp_package_the_app_starts_and_works(start_app, tmp_path, truth):

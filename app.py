@@ -11,20 +11,23 @@ import spaces  # before torch, which it patches on a ZeroGPU Space  # isort: ski
 
 import base64
 import binascii
+import contextlib
 import functools
 import html
+import inspect
 import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.components import Component
-from gradio.data_classes import FileData, ImageData
+from gradio.data_classes import FileData, ImageData, ListFiles
 
 from engines import EngineError
 from pipeline import BackgroundRemover, Cutout
@@ -51,6 +54,7 @@ ABOUT = " · ".join(
         f"Running on: {remover.engine}",
     )
 ) + (f"\n\n{remover.weights.note}" if remover.weights.note else "")
+MAX_PHOTOS = 100  # in one batch
 ASSETS = Path(__file__).parent / "page"
 
 
@@ -73,6 +77,17 @@ def raw_upload(payload: ImageData | None) -> str | bytes | None:
     return payload.path
 
 
+def photos_input(**kwargs: Any) -> gr.File:
+    """A component for several files, which hands their paths over; `utilities.open_photo` decides on each."""
+    component = gr.File(file_count="multiple", **kwargs)
+    component.preprocess = raw_uploads  # type: ignore[assignment, method-assign]
+    return component
+
+
+def raw_uploads(payload: ListFiles | None) -> list[str]:
+    return [file.path for file in payload] if payload else []  # type: ignore[attr-defined]
+
+
 def picture(label: str, **kwargs: Any) -> gr.Image:
     """An image that is shown and downloaded exactly as it was written."""
     return gr.Image(
@@ -86,29 +101,46 @@ def picture(label: str, **kwargs: Any) -> gr.Image:
     )
 
 
-def plainly(handler: Callable[..., Any]) -> Callable[..., Any]:
+@contextlib.contextmanager
+def plain_errors(name: str) -> Iterator[None]:
     """Tell the visitor what is wrong in one sentence; what is our fault goes to the log alone."""
+    try:
+        yield
+    except PhotoError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+    except Exception:
+        logger.exception("%s failed", name)
+        message = "Something went wrong here: try again, or try another photo."
+        raise gr.Error(message, print_exception=False) from None
+
+
+def plainly(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler, or one that yields, with `plain_errors`."""
 
     @functools.wraps(handler)
     def told(*args: Any) -> Any:
-        try:
+        with plain_errors(handler.__name__):
             return handler(*args)
-        except PhotoError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        except Exception:
-            logger.exception("%s failed", handler.__name__)
-            message = "Something went wrong here: try again, or try another photo."
-            raise gr.Error(message, print_exception=False) from None
 
-    return told
+    @functools.wraps(handler)
+    def told_in_turn(*args: Any) -> Any:
+        with plain_errors(handler.__name__):
+            yield from handler(*args)
+
+    return told_in_turn if inspect.isgeneratorfunction(handler) else told
 
 
-def file_for(photo: Upload, what: str, suffix: str = ".png") -> str:
-    """A file's path, named after the upload, where Gradio serves it from: in a folder that nobody can guess."""
-    stem = re.sub(r"[^\w.-]+", "-", Path(photo).stem)[:80] if isinstance(photo, str) else "photo"
+def new_folder() -> Path:
+    """Where Gradio serves files from, in a folder that nobody can guess."""
     folder = Path(demo.GRADIO_CACHE) / secrets.token_urlsafe(16)
     folder.mkdir(parents=True)
-    return str(folder / f"{stem}-{what}{suffix}")
+    return folder
+
+
+def file_for(photo: Upload, what: str, suffix: str = "png") -> str:
+    """A new file's path, named after the upload."""
+    stem = re.sub(r"[^\w.-]+", "-", Path(photo).stem)[:80] if isinstance(photo, str) else "photo"
+    return str(new_folder() / f"{stem}-{what}.{suffix}")
 
 
 def cut(photo: Upload | None) -> Cutout:
@@ -167,9 +199,11 @@ def cutout(image: Upload, background: str = "transparent", background_image: Upl
 COLOURS = {"White": "#ffffff", "Light grey": "#f2f2f2", "Black": "#000000"}
 BACKGROUNDS = ["Transparent", *COLOURS, "Colour", "Image", "Blur"]
 FRAMES = ["Whole photo", "Subject", "Square", "Custom size"]
-FORMATS = {"PNG": (".png", None), "WebP lossless": (".webp", None), "WebP small": (".webp", 90), "JPEG": (".jpg", 92)}
+# extension and quality
+DOWNLOADS = {"PNG": ("png", None), "WebP lossless": ("webp", None), "WebP small": ("webp", 90), "JPEG": ("jpg", 92)}
 SHOWN = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif"}  # what a browser shows as it is
 SIDE = 1600  # pixels: the longer side of a preview
+THUMBNAIL = 480  # pixels: the same in the gallery
 THEME = gr.themes.Default(
     primary_hue="emerald", secondary_hue="emerald", neutral_hue="zinc", font="system-ui", font_mono="monospace"
 ).set(
@@ -217,11 +251,8 @@ class Look:
         colour = {**COLOURS, "Colour": self.colour, "Blur": "blur", "Image": image}
         return {"background": colour.get(self.background), "blur": self.blur / 100}
 
-    def save(self, framed: Cutout, photo: Upload) -> str:
-        suffix, quality = FORMATS[self.format]
-        path = file_for(photo, "cutout", suffix)
-        framed.save(path, **self.under(), quality=quality)
-        return path
+    def save(self, framed: Cutout, path: str | Path) -> None:
+        framed.save(path, **self.under(), quality=DOWNLOADS[self.format][1])
 
 
 @functools.lru_cache(maxsize=4)
@@ -240,7 +271,7 @@ def painted(value: Any) -> tuple[Stroke, ...]:
 
 
 def save_preview(pixels: Pixels, photo: Upload, what: str, icc: bytes | None = None) -> str:
-    path = file_for(photo, what, ".png" if pixels.shape[2:] == (4,) else ".jpg")
+    path = file_for(photo, what, "png" if pixels.shape[2:] == (4,) else "jpg")
     save_pixels(pixels, path, icc)
     return path
 
@@ -248,19 +279,21 @@ def save_preview(pixels: Pixels, photo: Upload, what: str, icc: bytes | None = N
 def results(work: Work, cutout: Cutout, look: Look) -> tuple[str, tuple[str, str], Any]:
     """The result's file, before and after for the slider, and the download."""
     framed = look.frame_of(cutout)
-    path = look.save(framed, work.photo)
+    path = file_for(work.photo, "cutout", DOWNLOADS[look.format][0])
+    look.save(framed, path)
     small = framed.preview(SIDE)
     before = save_preview(small.photo.opaque(), work.photo, "before", small.photo.icc)
     after = save_preview(small.pixels(**look.under()), work.photo, "after", small.photo.icc)
     return path, (before, after), gr.update(value=path, interactive=True)
 
 
-def mattes(work: Work, cutout: Cutout) -> tuple[str, dict[str, Any]]:
-    """The matte's file, and what the brush paints on."""
+def mattes(work: Work, cutout: Cutout, taken: int = 0) -> tuple[str, dict[str, Any]]:
+    """The matte's file, and what the brush paints on; `taken` strokes are in it."""
     small = cutout.preview(SIDE)
     return save_matte(cutout, work.photo), {
         "photo": FileData(path=work.preview).model_dump(),
         "matte": FileData(path=save_preview(small.alpha, work.photo, "brush")).model_dump(),
+        "taken": taken,
     }
 
 
@@ -298,8 +331,9 @@ def on_touch(work: Work | None, refine: bool, brush: Any, *choices: Any) -> list
     """Another matte: refined or not, and with what the brush brought back or removed."""
     if work is None:
         return [gr.skip()] * 5
-    cutout = kept(work, refine, painted(brush))
-    return [*mattes(work, cutout), *results(work, cutout, Look(*choices))]
+    strokes = painted(brush)
+    cutout = kept(work, refine, strokes)
+    return [*mattes(work, cutout, len(strokes)), *results(work, cutout, Look(*choices))]
 
 
 @plainly
@@ -312,6 +346,58 @@ def on_look(work: Work | None, refine: bool, brush: Any, *choices: Any) -> list[
 
 def say(text: str, bad: bool = False) -> str:
     return f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>"
+
+
+@plainly
+def on_photos(photos: list[str] | None, *choices: Any) -> Iterator[list[Any]]:
+    """Several photos, one after the other; what is done so far is shown, and kept in a folder."""
+    if not photos:
+        raise PhotoError("There are no photos yet: choose some first.")
+    if len(photos) > MAX_PHOTOS:
+        raise PhotoError(f"These are more than {MAX_PHOTOS} photos: choose fewer at a time.")
+    look, folder, start = Look(*choices), new_folder(), time.perf_counter()
+    shown: list[tuple[str, str]] = []
+    failed: list[str] = []
+
+    def save(cutout: Cutout, path: Path) -> None:
+        framed = look.frame_of(cutout)
+        look.save(framed, path)
+        small = framed.preview(THUMBNAIL)
+        shown.append((save_preview(small.pixels(**look.under()), str(path), "small", small.photo.icc), path.name))
+
+    yield [str(folder), progress(0, len(photos), 0.0, []), [], gr.update(interactive=False), *running(True)]
+    for done, outcome in enumerate(remover.each(photos, folder, save, f".{DOWNLOADS[look.format][0]}"), 1):
+        if outcome.reason:
+            failed.append(f"{outcome.name}: {outcome.reason}")
+        text = progress(done, len(photos), time.perf_counter() - start, failed)
+        yield [gr.skip(), text, list(shown), gr.skip(), gr.skip(), gr.skip()]
+
+
+@plainly
+def on_photos_done(folder: str | None) -> list[Any]:
+    """What is done, as one zip; after the last photo as well as after a stop."""
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file()) if folder else []
+    if not files:
+        return [gr.skip(), *running(False)]
+    path = str(new_folder() / "cutouts.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in files:
+            archive.write(file, file.name)
+    return [gr.update(value=path, interactive=True), *running(False)]
+
+
+def running(now: bool) -> tuple[Any, Any]:
+    """The start and the stop button."""
+    return gr.update(interactive=not now), gr.update(interactive=now)
+
+
+def progress(done: int, count: int, seconds: float, failed: list[str]) -> str:
+    left = f", about {seconds / done * (count - done):.0f} s left" if 0 < done < count else ""
+    text = f"<p>{done} of {count} photos done{left}.</p><progress value={done} max={count}></progress>"
+    if failed:
+        text += f'<p class="bad">No result for {len(failed)}:</p>' if failed else ""
+        text += "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in failed) + "</ul>"
+    return text
 
 
 # the parts of the layout that one photo and several have in common; `prefix` sets their elem_ids apart
@@ -355,7 +441,16 @@ def frame_controls(prefix: str = "") -> list[Component]:
 
 
 def format_control(prefix: str = "") -> gr.Dropdown:
-    return gr.Dropdown(list(FORMATS), value="PNG", label="Format", elem_id=f"{prefix}format", min_width=150)
+    return gr.Dropdown(
+        list(DOWNLOADS),
+        value="PNG",
+        label="Format",
+        show_label=False,
+        container=False,
+        filterable=False,
+        elem_id=f"{prefix}format",
+        min_width=150,
+    )
 
 
 def status_line(name: str) -> gr.HTML:
@@ -384,50 +479,78 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
         "# Background remover\nDrop a photo: its subject comes back on a transparent background, in full size.",
         elem_id="title",
     )
-    with gr.Tabs(elem_id="tabs"), gr.Tab("One photo", id="one"):
-        work = gr.State()
-        with gr.Row(equal_height=True):
-            photo = photo_input(label="Photo", elem_id="photo", sources=["upload", "clipboard", "webcam"], height=380)
-            matte = picture("Matte", elem_id="matte", height=380)
-            result = picture("Cutout", elem_id="cutout", elem_classes=["checker"], height=380)
-        with gr.Row(elem_id="bar"):
-            with gr.Column(scale=3, min_width=260):
-                status = status_line("status")
-            file_format = format_control()
-            download = gr.DownloadButton(
-                "Download", variant="primary", interactive=False, elem_id="download", min_width=150
+    with gr.Tabs(elem_id="tabs"):
+        with gr.Tab("One photo", id="one"):
+            work = gr.State()
+            with gr.Row(equal_height=True):
+                photo = photo_input(
+                    label="Photo", elem_id="photo", sources=["upload", "clipboard", "webcam"], height=380
+                )
+                matte = picture("Matte", elem_id="matte", height=380)
+                result = picture("Cutout", elem_id="cutout", elem_classes=["checker"], height=380)
+            with gr.Row(elem_classes=["bar"]):
+                with gr.Column(scale=3, min_width=260):
+                    status = status_line("status")
+                file_format = format_control()
+                download = gr.DownloadButton(
+                    "Download", variant="primary", interactive=False, elem_id="download", min_width=150
+                )
+            backgrounds = background_controls()
+            frames = frame_controls()
+            with gr.Accordion("Touch up", open=False, elem_id="touchup-section"):
+                refine = gr.Checkbox(
+                    True, label="Refine edges: hair, fur and other fine detail", container=False, elem_id="refine"
+                )
+                touch = gr.HTML(
+                    None,
+                    html_template=TOUCH_UP["html"],
+                    css_template=TOUCH_UP["css"],
+                    js_on_load=TOUCH_UP["js"],
+                    elem_id="touchup",
+                )
+            with gr.Accordion("Before and after", open=False, elem_id="compare-section"):
+                compare = gr.ImageSlider(
+                    show_label=False,
+                    type="filepath",
+                    interactive=False,
+                    max_height=700,
+                    buttons=["fullscreen"],
+                    elem_id="compare",
+                    elem_classes=["checker"],
+                )
+            examples = gr.Examples(
+                EXAMPLES,
+                inputs=[photo],
+                label="Examples",
+                examples_per_page=12,
+                elem_id="examples",
+                api_visibility="private",
             )
-        backgrounds = background_controls()
-        frames = frame_controls()
-        with gr.Accordion("Touch up", open=False, elem_id="touchup-section"):
-            refine = gr.Checkbox(
-                True, label="Refine edges: hair, fur and other fine detail", container=False, elem_id="refine"
+        with gr.Tab("Several photos", id="several"):
+            folder = gr.State()
+            photos = photos_input(label="Photos", height=200, elem_id="photos")
+            choose_folder = gr.UploadButton(
+                "Choose a folder instead", file_count="directory", size="sm", elem_id="choose-folder"
             )
-            touch = gr.HTML(
-                None,
-                html_template=TOUCH_UP["html"],
-                css_template=TOUCH_UP["css"],
-                js_on_load=TOUCH_UP["js"],
-                elem_id="touchup",
-            )
-        with gr.Accordion("Before and after", open=False, elem_id="compare-section"):
-            compare = gr.ImageSlider(
-                show_label=False,
-                type="filepath",
+            choose_folder.preprocess = raw_uploads  # type: ignore[assignment, method-assign]
+            batch_look: list[Any] = [*background_controls("batch-"), *frame_controls("batch-")]
+            with gr.Row(elem_classes=["bar"]):
+                batch_look.append(format_control("batch-"))
+                start = gr.Button("Cut out all", variant="primary", elem_id="start", min_width=130)
+                stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=130)
+                zipped = gr.DownloadButton("Download zip", interactive=False, elem_id="zip", min_width=130)
+            batch_status = status_line("batch-status")
+            gallery = gr.Gallery(
+                label="Cutouts",
+                columns=5,
+                fit_columns=False,
+                height="auto",
+                object_fit="contain",
                 interactive=False,
-                max_height=700,
                 buttons=["fullscreen"],
-                elem_id="compare",
+                elem_id="gallery",
                 elem_classes=["checker"],
             )
-        examples = gr.Examples(
-            EXAMPLES,
-            inputs=[photo],
-            label="Examples",
-            examples_per_page=12,
-            elem_id="examples",
-            api_visibility="private",
-        )
     gr.Markdown(ABOUT, elem_id="about")
 
     look: list[Any] = [*backgrounds, *frames, file_format]
@@ -461,6 +584,22 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
         **private,
         **edits,
     )
+
+    choose_folder.upload(
+        lambda paths: [path for path in paths if not Path(path).name.startswith(".")], choose_folder, photos, **QUIET
+    )
+    run = start.click(
+        on_photos,
+        [photos, *batch_look],
+        [folder, batch_status, gallery, zipped, start, stop],
+        concurrency_limit=1,
+        concurrency_id="batch",
+        show_progress="hidden",
+        **private,
+    )
+    done: dict[str, Any] = {"fn": on_photos_done, "inputs": [folder], "outputs": [zipped, start, stop], **private}
+    run.then(**done)
+    stop.click(None, cancels=[run], **private).then(**done)
 
 demo.queue(api_open=False, max_size=64)
 

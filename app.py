@@ -16,8 +16,8 @@ import functools
 import html
 import inspect
 import logging
-import re
 import secrets
+import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,13 +26,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
+from gradio import processing_utils
 from gradio.components import Component
 from gradio.data_classes import FileData, ImageData, ListFiles
 
+import mcp_tools
 from engines import EngineError
-from pipeline import BackgroundRemover, Cutout
+from fetch import fetch
+from pipeline import BLANK, BackgroundRemover, Cutout
 from strokes import Stroke, paint, read_strokes
-from utilities import MAX_BYTES, PhotoError, Pixels, open_photo, save_pixels
+from utilities import BLUR, MARGIN, MAX_BYTES, PhotoError, Pixels, open_photo, safe_stem, save_pixels
 from weights import WeightsError
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -47,6 +50,9 @@ except (WeightsError, EngineError) as error:
 EXAMPLES = sorted(str(path) for path in (Path(__file__).parent / "examples").glob("*.[jp][pn]g"))
 Upload = str | bytes  # a path in Gradio's upload folder, or the content of a data: URL
 
+FORMATS = ["png", "webp", "jpg"]
+MAX_PHOTOS = 100  # in one batch
+
 ABOUT = " · ".join(
     (
         f"Weights: **{remover.weights.name}**",
@@ -54,7 +60,6 @@ ABOUT = " · ".join(
         f"Running on: {remover.engine}",
     )
 ) + (f"\n\n{remover.weights.note}" if remover.weights.note else "")
-MAX_PHOTOS = 100  # in one batch
 ASSETS = Path(__file__).parent / "page"
 
 
@@ -85,7 +90,18 @@ def photos_input(**kwargs: Any) -> gr.File:
 
 
 def raw_uploads(payload: ListFiles | None) -> list[str]:
-    return [file.path for file in payload] if payload else []  # type: ignore[attr-defined]
+    return [file.path for file in payload] if payload else []
+
+
+async def safe_download(url: str, cache_dir: str) -> str:
+    """`fetch` in the place of Gradio's own download, which has no limit and lets some private networks be reached."""
+    try:
+        return await fetch(url, cache_dir)
+    except PhotoError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+processing_utils.async_ssrf_protected_download = safe_download
 
 
 def picture(label: str, **kwargs: Any) -> gr.Image:
@@ -139,7 +155,7 @@ def new_folder() -> Path:
 
 def file_for(photo: Upload, what: str, suffix: str = "png") -> str:
     """A new file's path, named after the upload."""
-    stem = re.sub(r"[^\w.-]+", "-", Path(photo).stem)[:80] if isinstance(photo, str) else "photo"
+    stem = safe_stem(photo if isinstance(photo, str) else "photo").removesuffix(f"-{what}")
     return str(new_folder() / f"{stem}-{what}.{suffix}")
 
 
@@ -156,21 +172,46 @@ def save_matte(cutout: Cutout, photo: Upload) -> str:
 
 
 def save_cutout(cutout: Cutout, photo: Upload, background: str, image: Upload | None) -> str:
-    """On "transparent", "blur" or a CSS colour, or on an image, which wins if there is one."""
     path = file_for(photo, "cutout")
-    if image is not None:
-        cutout.save(path, Path(image) if isinstance(image, str) else image)
-    else:
-        cutout.save(path, None if background == "transparent" else background)
+    finish(cutout, path, background, image)
     return path
 
 
-# --- the API: names, parameters, their order and outputs are a contract (tests/test_app.py) -------------
+def finish(
+    cutout: Cutout,
+    path: str | Path,
+    background: str,
+    image: Upload | None,
+    blur: float = BLUR,
+    crop: bool = False,
+    margin: float = MARGIN,
+    width: int = 0,
+    height: int = 0,
+    quality: int | None = None,
+) -> None:
+    """Save a cutout as it was asked for: on "transparent", "blur", a CSS colour or an image, which wins.
+
+    `crop` to the subject and its margin; a width or height is that of a canvas to crop to, one alone makes a square.
+    """
+    if crop or width or height:
+        cutout = cutout.framed(margin, (width or height, height or width) if width or height else None)
+    if image is not None:
+        cutout.save(path, Path(image) if isinstance(image, str) else image, quality=quality)
+    else:
+        cutout.save(path, None if background == "transparent" else background, blur, quality)
+
+
+# --- the API: names, parameters, their order and outputs are a contract (tests/test_api.py) -------------
+# Gradio's documentation and the tools of `mcp_tools` show these docstrings; a parameter's text is its one line.
 
 
 @plainly
 def predict(image: Upload) -> str:
-    """Cut the subject out of a photo: a PNG with transparent background at the photo's size."""
+    """Cut the subject out of a photo: a PNG with transparent background at the photo's size.
+
+    Args:
+        image: the photo.
+    """
     return save_cutout(cut(image), image, "transparent", None)
 
 
@@ -180,8 +221,10 @@ def remove_background(
 ) -> tuple[str, str]:
     """The matte of a photo and its subject on a background, both as PNGs at the photo's size.
 
-    background: "transparent", "blur" (the photo's own background, blurred) or a CSS colour such as "#ffffff".
-    background_image: an image to put the subject on; it fills the frame and wins over `background`.
+    Args:
+        image: the photo.
+        background: "transparent", "blur" (the photo's own background, blurred) or a CSS colour such as "#ffffff".
+        background_image: an image to put the subject on; it fills the frame and wins over `background`.
     """
     result = cut(image)
     return save_matte(result, image), save_cutout(result, image, background, background_image)
@@ -189,8 +232,114 @@ def remove_background(
 
 @plainly
 def cutout(image: Upload, background: str = "transparent", background_image: Upload | None = None) -> str:
-    """The subject of a photo on a background, as one PNG; the parameters are those of /remove_background."""
+    """Remove the background of a photo: its subject on transparency or on another background, as one PNG.
+
+    Args:
+        image: the photo.
+        background: "transparent", "blur" (the photo's own background, blurred) or a CSS colour such as "#ffffff".
+        background_image: an image to put the subject on; it fills the frame and wins over `background`.
+    """
     return save_cutout(cut(image), image, background, background_image)
+
+
+@plainly
+def matte_alone(image: Upload) -> str:
+    """The alpha matte of a photo, as a grey PNG at the photo's size: 255 is subject, 0 background, between is partial.
+
+    Args:
+        image: the photo.
+    """
+    return save_matte(cut(image), image)
+
+
+@plainly
+def edit(
+    image: Upload,
+    matte: Upload | None = None,
+    background: str = "transparent",
+    background_image: Upload | None = None,
+    blur: float = BLUR,
+    crop: bool = False,
+    margin: float = MARGIN,
+    width: int = 0,
+    height: int = 0,
+    format: str = "png",  # noqa: A002  # the API's word
+    quality: int | None = None,
+) -> str:
+    """Change what was cut out before, at once: put it on a background, crop to the subject, choose size and format.
+
+    Args:
+        image: a cutout with transparency, as /cutout gives it; or the photo, with its `matte`.
+        matte: what /matte gave for the photo; leave it out for a cutout.
+        background: "transparent", "blur" (the photo's own background, blurred) or a CSS colour such as "#ffffff".
+        background_image: an image to put the subject on; it fills the frame and wins over `background`.
+        blur: how strong "blur" is, as a share of the longer side, 0.001 to 0.2; it needs the photo and its matte.
+        crop: whether to crop to the subject.
+        margin: room around a subject that is cropped to, as a share of its longer side, 0 to 1.
+        width: of a canvas in pixels, on which the subject is centred and fitted; 0 for none, or as high as wide.
+        height: of that canvas; 0 for none, or as wide as high.
+        format: "png", "webp" or "jpg", which is white where it would be transparent.
+        quality: 1 to 100, for a smaller "webp" or "jpg"; without it a "webp" is lossless.
+    """
+    if image is None:
+        raise PhotoError("There is no picture yet: choose one first.")
+    path = file_for(image, "cutout", format)
+    finish(Cutout.open(image, matte), path, background, background_image, blur, crop, margin, width, height, quality)
+    return path
+
+
+@plainly
+def batch(
+    photos: list[str],
+    background: str = "transparent",
+    background_image: Upload | None = None,
+    blur: float = BLUR,
+    crop: bool = False,
+    margin: float = MARGIN,
+    width: int = 0,
+    height: int = 0,
+    format: str = "png",  # noqa: A002  # the API's word
+    quality: int | None = None,
+) -> Iterator[tuple[str | None, list[dict[str, str | None]]]]:
+    """Cut the subjects out of several photos: a zip of the results, and what became of each photo.
+
+    The report grows as photos finish; the zip, which is null if no photo could be cut out, comes last.
+
+    Args:
+        photos: the photos, up to 100; one that can't be read has its reason in the report and stops no other.
+        background: "transparent", "blur" (the photo's own background, blurred) or a CSS colour such as "#ffffff".
+        background_image: an image to put the subjects on; it fills the frame and wins over `background`.
+        blur: how strong "blur" is, as a share of the longer side, 0.001 to 0.2.
+        crop: whether to crop to the subject.
+        margin: room around a subject that is cropped to, as a share of its longer side, 0 to 1.
+        width: of a canvas in pixels, on which the subject is centred and fitted; 0 for none, or as high as wide.
+        height: of that canvas; 0 for none, or as wide as high.
+        format: "png", "webp" or "jpg", which is white where it would be transparent.
+        quality: 1 to 100, for a smaller "webp" or "jpg"; without it a "webp" is lossless.
+    """
+    if not photos:
+        raise PhotoError("There are no photos yet: choose some first.")
+    if len(photos) > MAX_PHOTOS:
+        raise PhotoError(f"These are more than {MAX_PHOTOS} photos: send them in parts.")
+    how = background, background_image, blur, crop, margin, width, height, quality
+    folder = new_folder()
+    report: list[dict[str, str | None]] = []
+    try:
+        finish(BLANK, folder / f"try.{format}", *how)  # what can't be asked for is told at once
+        (folder / f"try.{format}").unlink()
+        with zipfile.ZipFile(folder / "cutouts.zip", "w") as archive:
+            for done in remover.each(photos, folder, lambda cutout, path: finish(cutout, path, *how), f".{format}"):
+                if done.path:
+                    archive.write(done.path, done.path.name)
+                    done.path.unlink()
+                file = done.path.name if done.path else None
+                report.append({"name": done.name, "file": file, "reason": done.reason or None})
+                yield None, report
+    except BaseException:  # the client has gone, too: nothing is left behind
+        shutil.rmtree(folder)
+        raise
+    some = any(entry["file"] for entry in report)
+    yield (str(folder / "cutouts.zip") if some else None), report
 
 
 # --- the page -------------------------------------------------------------------------------------------
@@ -466,6 +615,21 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
         api_background_image = photo_input(label="background_image")
         api_matte = picture("matte")
         api_cutout = picture("cutout")
+        api_photos = photos_input(label="photos")
+        api_given_matte = photo_input(label="matte")
+        api_look: list[Any] = [
+            api_background,
+            api_background_image,
+            gr.Number(BLUR, label="blur"),
+            gr.Checkbox(label="crop"),
+            gr.Number(MARGIN, label="margin"),
+            gr.Number(0, label="width", precision=0),
+            gr.Number(0, label="height", precision=0),
+            gr.Dropdown(FORMATS, label="format"),
+            gr.Number(None, label="quality", precision=0),
+        ]
+        api_zip = gr.File(label="zip")
+        api_report = gr.JSON(label="report")
         api_call = gr.Button()
     one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
     api_inputs = [api_image, api_background, api_background_image]
@@ -474,6 +638,10 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
         remove_background, api_inputs, [api_matte, api_cutout], api_name="remove_background", **one_at_a_time
     )
     api_call.click(cutout, api_inputs, [api_cutout], api_name="cutout", **one_at_a_time)
+    api_call.click(matte_alone, [api_image], [api_matte], api_name="matte", **one_at_a_time)
+    api_call.click(edit, [api_image, api_given_matte, *api_look], [api_cutout], api_name="edit", concurrency_limit=2)
+    # A batch does not hold the model's slot: the engine's lock lets single photos in between two of its own.
+    api_call.click(batch, [api_photos, *api_look], [api_zip, api_report], api_name="batch", concurrency_limit=1)
 
     gr.Markdown(
         "# Background remover\nDrop a photo: its subject comes back on a transparent background, in full size.",
@@ -602,6 +770,7 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
     stop.click(None, cancels=[run], **private).then(**done)
 
 demo.queue(api_open=False, max_size=64)
+mcp_tools.install()
 
 if __name__ == "__main__":
     demo.launch(
@@ -610,6 +779,7 @@ if __name__ == "__main__":
         enable_monitoring=False,
         footer_links=["api"],
         max_file_size=MAX_BYTES,
+        mcp_server=True,
         run_history=False,
         show_error=False,
         ssr_mode=False,

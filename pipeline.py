@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,7 @@ from utilities import (
     MARGIN,
     Frame,
     Photo,
+    PhotoError,
     PhotoSource,
     Pixels,
     blur_background,
@@ -29,12 +34,16 @@ from utilities import (
     enlarge,
     image_background,
     open_photo,
+    safe_stem,
     save_pixels,
     shrink,
     with_alpha,
 )
 from weights import Weights, WeightsError
 
+logger = logging.getLogger(__name__)
+
+NOTHING_FOUND = "Nothing in this photo stands out as its subject, so the matte is empty: try another photo."
 FOUND = 128  # of 255: the network's peak from which a photo has a subject, some pixel being rather it than not
 
 Background = str | tuple[int, int, int] | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
@@ -55,6 +64,23 @@ class Cutout:
         alpha = alpha if photo.alpha is None else np.minimum(alpha, photo.alpha)
         colours = matting.estimate_foreground(photo.rgb, alpha) if foreground else photo.rgb
         return cls(photo, alpha, colours, found=bool(alpha.any()))
+
+    @classmethod
+    def open(cls, photo: PhotoSource, matte: PhotoSource | None = None) -> Cutout:
+        """An earlier cutout again: from a photo and its matte, or from a cutout that holds its alpha itself.
+
+        Raises PhotoError if one is no photo, if their sizes differ, and if there is neither a matte nor alpha.
+        """
+        opened = open_photo(photo)
+        if matte is None:
+            if opened.alpha is None:
+                raise PhotoError("This picture has no transparency: send the matte that belongs to it, or cut it out.")
+            return cls.from_matte(opened, opened.alpha, foreground=False)  # its colours are the subject's already
+        alpha = open_photo(matte).rgb[..., 0]
+        if alpha.shape != opened.size:
+            sizes = "the photo has {1} × {0} pixels and the matte {3} × {2}".format(*opened.size, *alpha.shape)
+            raise PhotoError(f"These two don't belong together, for {sizes}: send the photo's own matte.")
+        return cls.from_matte(opened, np.ascontiguousarray(alpha))
 
     @cached_property
     def matte(self) -> Image.Image:
@@ -140,6 +166,18 @@ class Cutout:
         return image
 
 
+BLANK = Cutout(Photo(np.zeros((1, 1, 3), np.uint8)), np.zeros((1, 1), np.uint8), np.zeros((1, 1, 3), np.uint8), False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo of several."""
+
+    name: str  # the photo's file name
+    path: Path | None = None  # of its result, None if there is none
+    reason: str = ""  # why there is none, or why it is empty, in one sentence
+
+
 class BackgroundRemover:
     """Cuts the subject out of photos.
 
@@ -198,3 +236,36 @@ class BackgroundRemover:
         if matte.max() < FOUND:
             return Cutout(opened, np.zeros(opened.size, np.uint8), opened.rgb, found=False)
         return Cutout.from_matte(opened, enlarge(matte, opened.size), foreground)
+
+    def each(
+        self,
+        photos: Iterable[str | os.PathLike[str]],
+        folder: str | os.PathLike[str],
+        save: Callable[[Cutout, Path], None],
+        suffix: str = ".png",
+        **options: bool,
+    ) -> Iterator[Outcome]:
+        """Cut photos out one after the other, each saved before the next is opened.
+
+        `save(cutout, path)` writes the result to a path in `folder` with the photo's name, made unique, and the
+        `suffix`; `options` are those for one photo. A photo that fails has its reason and stops no other. Whoever
+        no longer asks for the next ends it.
+        """
+        taken: set[str] = set()
+        for photo in map(Path, photos):
+            stem = safe_stem(photo.name)
+            numbers = (f"{stem}-{number}" for number in itertools.count(2))
+            stem = next(name for name in itertools.chain([stem], numbers) if name.lower() not in taken)
+            path = Path(folder) / (stem + suffix)
+            try:
+                cutout = self(photo, **options)
+                save(cutout, path)
+            except PhotoError as error:
+                yield Outcome(photo.name, reason=str(error))
+                continue
+            except Exception:  # whatever it is, the other photos are not to be lost
+                logger.exception("A photo of several failed")
+                yield Outcome(photo.name, reason="Something went wrong with this photo: try it again alone.")
+                continue
+            taken.add(stem.lower())
+            yield Outcome(photo.name, path, "" if cutout.found else NOTHING_FOUND)

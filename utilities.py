@@ -100,7 +100,7 @@ def open_photo(source: PhotoSource) -> Photo:
         source = _read_file(Path(source))
     if not isinstance(source, bytes | bytearray | memoryview):
         raise PhotoError(f"A {type(source).__name__} is not a photo: give a path, bytes, a PIL image or an array.")
-    _check_bytes(len(source))
+    check_bytes(len(source))
     pillow_heif.register_heif_opener()
     try:
         with Image.open(io.BytesIO(source), formats=FORMATS) as image:
@@ -121,11 +121,12 @@ def _read_file(path: Path) -> bytes:
         raise PhotoError(f"There is no file '{path.name}': check the path.") from error
     except (OSError, ValueError) as error:
         raise PhotoError(f"The file '{path.name}' can't be read: check that it is a file that you may read.") from error
-    _check_bytes(size)
+    check_bytes(size)
     return data
 
 
-def _check_bytes(count: int) -> None:
+def check_bytes(count: int) -> None:
+    """Raises PhotoError if so many bytes are none or too many for a file."""
     if count == 0:
         raise PhotoError("This file is empty: choose another, or save it again.")
     if count > MAX_BYTES:
@@ -477,6 +478,11 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".jpg": ("JPEG", {"quality": JPEG_QUALITY, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": JPEG_QUALITY, "subsampling": 0}),
 }
+
+
+def safe_stem(name: str) -> str:
+    """A file's name without folder and extension, in letters, digits, ".", "_" and "-"; "photo" if nothing is left."""
+    return re.sub(r"[^\w.-]+", "-", Path(name).stem).strip(".-")[:80] or "photo"
 
 
 def save_pixels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -21,12 +22,21 @@ from PIL import Image
 
 import weights
 from briarmbg import BriaRMBG
-from pipeline import BackgroundRemover
+from pipeline import BackgroundRemover, Cutout
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 DATA = Path(__file__).parent / "data"
 PHOTOS = sorted(path.name for path in EXAMPLES.glob("*.[jp][pn]g"))
+PERSON = EXAMPLES / "person.jpg"
+# what is no photo, and what its sender is told
+SENTENCES = {
+    "text.jpg": "This is not a photo that can be read",
+    "truncated.jpg": "This photo is damaged or incomplete",
+    "bomb.png": "more than 89 megapixels",
+    "drawing.svg": "This is an SVG drawing",
+    "empty.png": "This file is empty",
+}
 
 
 def seeded_state(net: BriaRMBG) -> dict[str, torch.Tensor]:
@@ -57,6 +67,11 @@ def card_matte(net: torch.nn.Module, photo: np.ndarray) -> np.ndarray:
     return np.squeeze((result * 255).permute(1, 2, 0).numpy().astype(np.uint8))
 
 
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two mattes, both cut at 128."""
     return float(((a >= 128) & (b >= 128)).sum() / max(1, ((a >= 128) | (b >= 128)).sum()))
@@ -80,6 +95,12 @@ def isnet_net() -> BriaRMBG:
 @pytest.fixture(scope="session")
 def remover() -> BackgroundRemover:
     return BackgroundRemover.from_pretrained(weights.ISNET)
+
+
+@pytest.fixture(scope="session")
+def truth(remover: BackgroundRemover) -> Cutout:
+    """What the library makes of PERSON."""
+    return remover(PERSON)
 
 
 @pytest.fixture(scope="session")
@@ -142,3 +163,21 @@ def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def bad_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The files of SENTENCES."""
+    folder = tmp_path_factory.mktemp("bad")
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 15_000)).save(bomb, "PNG")
+    contents = {
+        "text.jpg": b"not a photo at all",
+        "truncated.jpg": PERSON.read_bytes()[:20_000],
+        "bomb.png": bomb.getvalue(),
+        "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
+        "empty.png": b"",
+    }
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    return {name: folder / name for name in contents}

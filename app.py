@@ -405,14 +405,16 @@ class Look:
 
 
 @functools.lru_cache(maxsize=4)
-def kept(work: Work, refine: bool, strokes: tuple[Stroke, ...] = ()) -> Cutout:
-    """The cutout of a photo and its matte, with its decoded pixels and its estimated colours."""
-    if not (Path(work.photo).is_file() and Path(work.matte).is_file()):
-        raise PhotoError("This photo was deleted here in the meantime: choose it again.")
+def kept(photo: str, matte: str, refine: bool, strokes: tuple[Stroke, ...] = ()) -> tuple[Cutout, Cutout]:
+    """The cutout of a photo and its matte, ready for any look, at full size and as a preview."""
     if strokes:
-        cutout = kept(work, refine)
-        return cutout.touched_up(*paint(strokes, cutout.photo.size))
-    return Cutout.from_matte(open_photo(work.photo), open_photo(work.matte).rgb[..., 0], refine=refine)
+        cutout, _ = kept(photo, matte, refine)
+        cutout = cutout.touched_up(*paint(strokes, cutout.photo.size))
+    elif Path(photo).is_file() and Path(matte).is_file():
+        cutout = Cutout.from_matte(open_photo(photo), open_photo(matte).rgb[..., 0], refine=refine)
+    else:
+        raise PhotoError("This photo was deleted here in the meantime: choose it again.")
+    return cutout, cutout.preview(SIDE)
 
 
 def painted(value: Any) -> tuple[Stroke, ...]:
@@ -425,25 +427,27 @@ def save_preview(pixels: Pixels, photo: Upload, what: str, icc: bytes | None = N
     return path
 
 
-def results(work: Work, cutout: Cutout, look: Look) -> tuple[str, tuple[str, str], Any]:
+def results(work: Work, cutouts: tuple[Cutout, Cutout], look: Look) -> list[Any]:
     """The result's file, before and after for the slider, and the download."""
+    cutout, small = cutouts
     framed = look.frame_of(cutout)
     path = file_for(work.photo, "cutout", DOWNLOADS[look.format][0])
     look.save(framed, path)
-    small = framed.preview(SIDE)
+    if framed is not cutout:
+        small = framed.preview(SIDE)
     before = save_preview(small.photo.opaque(), work.photo, "before", small.photo.icc)
     after = save_preview(small.pixels(**look.under()), work.photo, "after", small.photo.icc)
-    return path, (before, after), gr.update(value=path, interactive=True)
+    return [path, (before, after), gr.update(value=path, interactive=True)]
 
 
-def mattes(work: Work, cutout: Cutout, taken: int = 0) -> tuple[str, dict[str, Any]]:
+def mattes(work: Work, cutouts: tuple[Cutout, Cutout], taken: int = 0) -> list[Any]:
     """The matte's file, and what the brush paints on; `taken` strokes are in it."""
-    small = cutout.preview(SIDE)
-    return save_matte(cutout, work.photo), {
-        "photo": FileData(path=work.preview).model_dump(),
-        "matte": FileData(path=save_preview(small.alpha, work.photo, "brush")).model_dump(),
-        "taken": taken,
-    }
+    cutout, small = cutouts
+    canvas = {"photo": work.preview, "matte": save_preview(small.alpha, work.photo, "brush")}
+    return [
+        save_matte(cutout, work.photo),
+        {name: FileData(path=path).model_dump() for name, path in canvas.items()} | {"taken": taken},
+    ]
 
 
 @plainly
@@ -453,20 +457,22 @@ def on_photo(photo: Upload | None, refine: bool, *choices: Any) -> list[Any]:
         return nothing("")
     start = time.perf_counter()
     try:
+        if isinstance(photo, bytes):
+            raise PhotoError("Choose the photo as a file: the page works on files alone.")
         rough = remover(photo, refine=False, foreground=False)
         small = rough.preview(SIDE).photo
         preview = save_preview(small.opaque(), photo, "preview", small.icc)
         work = Work(photo, save_matte(rough, photo), preview)
-        cutout = kept(work, refine)
-        shown = gr.skip() if Path(photo).suffix.lower() in SHOWN else preview
-        made = [*mattes(work, cutout), *results(work, cutout, Look(*choices))]
+        cutouts = kept(photo, work.matte, refine)
+        made = [*mattes(work, cutouts), *results(work, cutouts, Look(*choices))]
     except PhotoError as error:  # not raised, so that the last photo's pictures leave the page
         return nothing(say(str(error), bad=True))
     seconds = time.perf_counter() - start
-    height, width = cutout.photo.size
+    height, width = rough.photo.size
     text = f"Done in {seconds:.1f} s, {width} × {height} pixels."
     if not rough.found:
         text = "Nothing in this photo stands out as its subject: try another photo, or paint it in under 'Touch up'."
+    shown = gr.skip() if Path(photo).suffix.lower() in SHOWN else preview
     return [shown, work, say(text, bad=not rough.found), *made]
 
 
@@ -481,8 +487,8 @@ def on_touch(work: Work | None, refine: bool, brush: Any, *choices: Any) -> list
     if work is None:
         return [gr.skip()] * 5
     strokes = painted(brush)
-    cutout = kept(work, refine, strokes)
-    return [*mattes(work, cutout, len(strokes)), *results(work, cutout, Look(*choices))]
+    cutouts = kept(work.photo, work.matte, refine, strokes)
+    return [*mattes(work, cutouts, len(strokes)), *results(work, cutouts, Look(*choices))]
 
 
 @plainly
@@ -490,7 +496,7 @@ def on_look(work: Work | None, refine: bool, brush: Any, *choices: Any) -> list[
     """Another background, frame or format for the matte at hand."""
     if work is None:
         return [gr.skip()] * 3
-    return list(results(work, kept(work, refine, painted(brush)), Look(*choices)))
+    return results(work, kept(work.photo, work.matte, refine, painted(brush)), Look(*choices))
 
 
 def say(text: str, bad: bool = False) -> str:
@@ -499,12 +505,14 @@ def say(text: str, bad: bool = False) -> str:
 
 @plainly
 def on_photos(photos: list[str] | None, *choices: Any) -> Iterator[list[Any]]:
-    """Several photos, one after the other; what is done so far is shown, and kept in a folder."""
+    """Several photos, one after the other; what is done so far is shown, and kept."""
     if not photos:
         raise PhotoError("There are no photos yet: choose some first.")
     if len(photos) > MAX_PHOTOS:
         raise PhotoError(f"These are more than {MAX_PHOTOS} photos: choose fewer at a time.")
     look, folder, start = Look(*choices), new_folder(), time.perf_counter()
+    look.frame_of(BLANK).pixels(**look.under())  # what can't be made is told at once
+    finished: list[str] = []
     shown: list[tuple[str, str]] = []
     failed: list[str] = []
 
@@ -514,23 +522,24 @@ def on_photos(photos: list[str] | None, *choices: Any) -> Iterator[list[Any]]:
         small = framed.preview(THUMBNAIL)
         shown.append((save_preview(small.pixels(**look.under()), str(path), "small", small.photo.icc), path.name))
 
-    yield [str(folder), progress(0, len(photos), 0.0, []), [], gr.update(interactive=False), *running(True)]
+    yield [[], progress(0, len(photos), 0.0, []), [], gr.update(interactive=False), *running(True)]
     for done, outcome in enumerate(remover.each(photos, folder, save, f".{DOWNLOADS[look.format][0]}"), 1):
         if outcome.reason:
             failed.append(f"{outcome.name}: {outcome.reason}")
+        if outcome.path:
+            finished.append(str(outcome.path))
         text = progress(done, len(photos), time.perf_counter() - start, failed)
-        yield [gr.skip(), text, list(shown), gr.skip(), gr.skip(), gr.skip()]
+        yield [list(finished), text, list(shown), gr.skip(), gr.skip(), gr.skip()]
 
 
 @plainly
-def on_photos_done(folder: str | None) -> list[Any]:
+def on_photos_done(finished: list[str] | None) -> list[Any]:
     """What is done, as one zip; after the last photo as well as after a stop."""
-    files = sorted(path for path in Path(folder).iterdir() if path.is_file()) if folder else []
-    if not files:
+    if not finished:
         return [gr.skip(), *running(False)]
     path = str(new_folder() / "cutouts.zip")
     with zipfile.ZipFile(path, "w") as archive:
-        for file in files:
+        for file in map(Path, finished):
             archive.write(file, file.name)
     return [gr.update(value=path, interactive=True), *running(False)]
 
@@ -544,7 +553,7 @@ def progress(done: int, count: int, seconds: float, failed: list[str]) -> str:
     left = f", about {seconds / done * (count - done):.0f} s left" if 0 < done < count else ""
     text = f"<p>{done} of {count} photos done{left}.</p><progress value={done} max={count}></progress>"
     if failed:
-        text += f'<p class="bad">No result for {len(failed)}:</p>' if failed else ""
+        text += f'<p class="bad">Please check {len(failed)}:</p>'
         text += "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in failed) + "</ul>"
     return text
 
@@ -695,7 +704,7 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
                 api_visibility="private",
             )
         with gr.Tab("Several photos", id="several"):
-            folder = gr.State()
+            finished = gr.State()
             photos = photos_input(label="Photos", height=200, elem_id="photos")
             choose_folder = gr.UploadButton(
                 "Choose a folder instead", file_count="directory", size="sm", elem_id="choose-folder"
@@ -759,13 +768,13 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
     run = start.click(
         on_photos,
         [photos, *batch_look],
-        [folder, batch_status, gallery, zipped, start, stop],
+        [finished, batch_status, gallery, zipped, start, stop],
         concurrency_limit=1,
         concurrency_id="batch",
         show_progress="hidden",
         **private,
     )
-    done: dict[str, Any] = {"fn": on_photos_done, "inputs": [folder], "outputs": [zipped, start, stop], **private}
+    done: dict[str, Any] = {"fn": on_photos_done, "inputs": [finished], "outputs": [zipped, start, stop], **private}
     run.then(**done)
     stop.click(None, cancels=[run], **private).then(**done)
 

@@ -50,7 +50,7 @@ except (WeightsError, EngineError) as error:
 EXAMPLES = sorted(str(path) for path in (Path(__file__).parent / "examples").glob("*.[jp][pn]g"))
 Upload = str | bytes  # a path in Gradio's upload folder, or the content of a data: URL
 
-FORMATS = ["png", "webp", "jpg"]
+EXTENSIONS = ["png", "webp", "jpg"]
 MAX_PHOTOS = 100  # in one batch
 
 ABOUT = " · ".join(
@@ -153,10 +153,10 @@ def new_folder() -> Path:
     return folder
 
 
-def file_for(photo: Upload, what: str, suffix: str = "png") -> str:
+def file_for(photo: Upload, what: str, suffix: str = ".png") -> str:
     """A new file's path, named after the upload."""
     stem = safe_stem(photo if isinstance(photo, str) else "photo").removesuffix(f"-{what}")
-    return str(new_folder() / f"{stem}-{what}.{suffix}")
+    return str(new_folder() / f"{stem}-{what}{suffix}")
 
 
 def cut(photo: Upload | None) -> Cutout:
@@ -283,7 +283,7 @@ def edit(
     """
     if image is None:
         raise PhotoError("There is no picture yet: choose one first.")
-    path = file_for(image, "cutout", format)
+    path = file_for(image, "cutout", f".{format}")
     finish(Cutout.open(image, matte), path, background, background_image, blur, crop, margin, width, height, quality)
     return path
 
@@ -349,7 +349,7 @@ COLOURS = {"White": "#ffffff", "Light grey": "#f2f2f2", "Black": "#000000"}
 BACKGROUNDS = ["Transparent", *COLOURS, "Colour", "Image", "Blur"]
 FRAMES = ["Whole photo", "Subject", "Square", "Custom size"]
 # extension and quality
-DOWNLOADS = {"PNG": ("png", None), "WebP lossless": ("webp", None), "WebP small": ("webp", 90), "JPEG": ("jpg", 92)}
+DOWNLOADS = {"PNG": (".png", None), "WebP lossless": (".webp", None), "WebP small": (".webp", 90), "JPEG": (".jpg", 92)}
 SHOWN = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif"}  # what a browser shows as it is
 SIDE = 1600  # pixels: the longer side of a preview
 THUMBNAIL = 480  # pixels: the same in the gallery
@@ -422,7 +422,7 @@ def painted(value: Any) -> tuple[Stroke, ...]:
 
 
 def save_preview(pixels: Pixels, photo: Upload, what: str, icc: bytes | None = None) -> str:
-    path = file_for(photo, what, "png" if pixels.shape[2:] == (4,) else "jpg")
+    path = file_for(photo, what, ".png" if pixels.shape[2:] == (4,) else ".jpg")
     save_pixels(pixels, path, icc)
     return path
 
@@ -523,7 +523,7 @@ def on_photos(photos: list[str] | None, *choices: Any) -> Iterator[list[Any]]:
         shown.append((save_preview(small.pixels(**look.under()), str(path), "small", small.photo.icc), path.name))
 
     yield [[], progress(0, len(photos), 0.0, []), [], gr.update(interactive=False), *running(True)]
-    for done, outcome in enumerate(remover.each(photos, folder, save, f".{DOWNLOADS[look.format][0]}"), 1):
+    for done, outcome in enumerate(remover.each(photos, folder, save, DOWNLOADS[look.format][0]), 1):
         if outcome.reason:
             failed.append(f"{outcome.name}: {outcome.reason}")
         if outcome.path:
@@ -634,7 +634,7 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
             gr.Number(MARGIN, label="margin"),
             gr.Number(0, label="width", precision=0),
             gr.Number(0, label="height", precision=0),
-            gr.Dropdown(FORMATS, label="format"),
+            gr.Dropdown(EXTENSIONS, label="format"),
             gr.Number(None, label="quality", precision=0),
         ]
         api_zip = gr.File(label="zip")

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import secrets
+import shutil
 import socket
 from pathlib import Path
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urljoin
 
 import httpx
 from safehttpx import AsyncSecureTransport
@@ -34,19 +35,20 @@ async def fetch(url: str, folder: str) -> str:
 
     Raises PhotoError: no public address, nothing there, too large, too slow.
     """
-    if OWN in url:
-        path = Path(unquote(url.partition(OWN)[2])).resolve()
-        if path.is_relative_to(Path(folder).resolve()) and path.is_file():
-            return str(path)
-    target = Path(folder) / secrets.token_urlsafe(16) / safe_stem(unquote(urlsplit(url).path))
-    target.parent.mkdir(parents=True)
+    target = Path(folder) / secrets.token_urlsafe(16) / safe_stem(unquote(url.partition("?")[0]))
     try:
+        if OWN in url:
+            path = Path(unquote(url.partition(OWN)[2])).resolve()
+            if path.is_relative_to(Path(folder).resolve()) and path.is_file():
+                return str(path)
         async with asyncio.timeout(MAX_SECONDS):
             await _download(url, target)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # OSError: TimeoutError too
-        target.unlink(missing_ok=True)
-        target.parent.rmdir()
-        raise error if isinstance(error, PhotoError) else PhotoError(NO_PHOTO) from error
+    except PhotoError:
+        shutil.rmtree(target.parent, ignore_errors=True)
+        raise
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # TimeoutError is an OSError
+        shutil.rmtree(target.parent, ignore_errors=True)
+        raise PhotoError(NO_PHOTO) from error
     return str(target)
 
 
@@ -59,6 +61,7 @@ async def _download(url: str, target: Path) -> None:
                 continue
             answer.raise_for_status()
             count = 0
+            target.parent.mkdir(parents=True)
             with target.open("wb") as file:
                 async for chunk in answer.aiter_bytes():
                     count += len(chunk)

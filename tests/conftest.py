@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -142,27 +143,44 @@ def run_node(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`python app.py`, as a user starts it, with the IS-Net weights."""
-    log = tmp_path_factory.mktemp("app") / "log"
-    environment = os.environ | {"RMBG_WEIGHTS": weights.ISNET, "PYTHONUNBUFFERED": "1"}
-    environment["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("uploads"))
-    with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=file, stderr=file)
-    try:
-        deadline = time.monotonic() + 120
-        while not (found := re.search(r"http://[\d.]+:\d+", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        with urllib.request.urlopen(found[0]) as page:
-            assert page.status == 200
-        yield found[0]
-        # Gradio logs what it refuses with a traceback of its own; none may come through our files.
-        assert f'File "{ROOT}/' not in log.read_text().replace(f"{ROOT}/.venv", ""), log.read_text()
-    finally:
-        process.terminate()
-        process.wait(20)
+def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server of `app_url` keeps uploads and results."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="session")
+def start_app(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[str]]:
+    """`python app.py`, as a user starts it, with the IS-Net weights and environment variables; gives its address."""
+
+    @contextmanager
+    def start(**env: str) -> Iterator[str]:
+        log = tmp_path_factory.mktemp("app") / "log"
+        environment = os.environ | {"RMBG_WEIGHTS": weights.ISNET, "PYTHONUNBUFFERED": "1"} | env
+        environment.setdefault("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("temporary")))
+        with log.open("w") as file:
+            process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=file, stderr=file)
+        try:
+            deadline = time.monotonic() + 120
+            while not (found := re.search(r"http://[\d.]+:\d+", log.read_text())):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            with urllib.request.urlopen(found[0]) as page:
+                assert page.status == 200
+            yield found[0]
+            # Gradio logs what it refuses with a traceback of its own; none may come through our files.
+            assert f'File "{ROOT}/' not in log.read_text().replace(f"{ROOT}/.venv", ""), log.read_text()
+        finally:
+            process.terminate()
+            process.wait(20)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def app_url(start_app: Callable[..., AbstractContextManager[str]], uploads: Path) -> Iterator[str]:
+    with start_app(GRADIO_TEMP_DIR=str(uploads)) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,15 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA, EXAMPLES, PHOTOS, ROOT, card_matte, iou
+from conftest import DATA, EXAMPLES, PERSON, PHOTOS, ROOT, card_matte, iou, pixels
 from PIL import Image, ImageCms
 
 from matting import estimate_foreground
-from pipeline import Cutout
+from pipeline import Cutout, Outcome
 from utilities import Photo, PhotoError, composite
 
 
@@ -141,6 +142,55 @@ def test_colours_and_images_are_brought_into_the_photos_colour_space(person):
         assert placed.info["icc_profile"] == exchanged
         assert np.abs(np.asarray(placed)[0, 0].astype(int) - (0, 0, 255)).max() <= 1
     assert cutout.image.info["icc_profile"] == exchanged
+
+
+def test_a_cutout_opens_again_from_its_files(remover, tmp_path):
+    cutout = remover(PERSON)
+    cutout.save(tmp_path / "cutout.png")
+    cutout.matte.save(tmp_path / "matte.png")
+    assert np.array_equal(Cutout.open(PERSON, tmp_path / "matte.png").pixels(), cutout.pixels())
+    again = Cutout.open(tmp_path / "cutout.png")
+    assert np.array_equal(again.pixels(), cutout.pixels())
+    assert np.array_equal(again.pixels("#30a060"), cutout.pixels("#30a060"))
+
+
+def test_what_does_not_make_a_cutout_is_told(tmp_path):
+    with pytest.raises(PhotoError, match="no transparency"):
+        Cutout.open(PERSON)
+    with pytest.raises(PhotoError, match="512 × 512 pixels and the matte 600 × 400"):
+        Cutout.open(PERSON, EXAMPLES / "coffee.jpg")
+    with pytest.raises(PhotoError, match="not a photo"):
+        Cutout.open(PERSON, b"no matte at all")
+
+
+def test_each_of_several_photos_has_its_result_or_its_reason(remover, tmp_path):
+    (tmp_path / "text.jpg").write_text("not a photo")
+    photos = [PERSON, tmp_path / "text.jpg", PERSON, tmp_path / "missing.jpg", EXAMPLES / "cat.jpg"]
+    saved = []
+
+    def save(cutout: Cutout, path: Path) -> None:
+        saved.append(path.name)
+        if path.name == "cat.webp":
+            raise RuntimeError("the disk is full at /secret/path")
+        cutout.save(path)
+
+    outcomes = remover.each(photos, tmp_path, save, ".webp")
+    first = next(outcomes)
+    assert first == Outcome("person.jpg", tmp_path / "person.webp")
+    assert saved == ["person.webp"]  # the rest waits until it is asked for
+    outcomes = [first, *outcomes]
+    assert [outcome.name for outcome in outcomes] == [photo.name for photo in photos]
+    assert [outcome.path and outcome.path.name for outcome in outcomes] == [
+        *("person.webp", None, "person-2.webp", None, None)
+    ]
+    for index, reason in (
+        (1, "not a photo"),
+        (3, "no file 'missing.jpg'"),
+        (4, "Something went wrong"),
+    ):
+        assert reason in outcomes[index].reason
+        assert "/" not in outcomes[index].reason
+    assert np.array_equal(pixels(tmp_path / "person-2.webp"), remover(PERSON).pixels())
 
 
 def block(rows: slice, columns: slice, shape: tuple[int, int] = (120, 160)) -> Cutout:

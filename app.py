@@ -349,9 +349,11 @@ def batch(
 COLOURS = {"White": "#ffffff", "Light grey": "#f2f2f2", "Black": "#000000"}
 BACKGROUNDS = ["Transparent", *COLOURS, "Colour", "Image", "Blur"]
 FRAMES = ["Whole photo", "Subject", "Square", "Custom size"]
-FORMATS = {"PNG": (".png", None), "WebP lossless": (".webp", None), "WebP small": (".webp", 90), "JPEG": (".jpg", 92)}
+# extension and quality
+DOWNLOADS = {"PNG": (".png", None), "WebP lossless": (".webp", None), "WebP small": (".webp", 90), "JPEG": (".jpg", 92)}
 SHOWN = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif"}  # what a browser shows as it is
 SIDE = 1600  # pixels: the longer side of a preview
+THUMBNAIL = 480  # pixels: the same in the gallery
 THEME = gr.themes.Default(
     primary_hue="emerald", secondary_hue="emerald", neutral_hue="zinc", font="system-ui", font_mono="monospace"
 ).set(
@@ -399,22 +401,21 @@ class Look:
         colour = {**COLOURS, "Colour": self.colour, "Blur": "blur", "Image": image}
         return {"background": colour.get(self.background), "blur": self.blur / 100}
 
-    def save(self, framed: Cutout, photo: Upload) -> str:
-        suffix, quality = FORMATS[self.format]
-        path = file_for(photo, "cutout", suffix)
-        framed.save(path, **self.under(), quality=quality)
-        return path
+    def save(self, framed: Cutout, path: str | Path) -> None:
+        framed.save(path, **self.under(), quality=DOWNLOADS[self.format][1])
 
 
 @functools.lru_cache(maxsize=4)
-def kept(work: Work, refine: bool, strokes: tuple[Stroke, ...] = ()) -> Cutout:
-    """The cutout of a photo and its matte, with its decoded pixels and its estimated colours."""
-    if not (Path(work.photo).is_file() and Path(work.matte).is_file()):
-        raise PhotoError("This photo was deleted here in the meantime: choose it again.")
+def kept(photo: str, matte: str, refine: bool, strokes: tuple[Stroke, ...] = ()) -> tuple[Cutout, Cutout]:
+    """The cutout of a photo and its matte, ready for any look, at full size and as a preview."""
     if strokes:
-        cutout = kept(work, refine)
-        return cutout.touched_up(*paint(strokes, cutout.photo.size))
-    return Cutout.from_matte(open_photo(work.photo), open_photo(work.matte).rgb[..., 0], refine=refine)
+        cutout, _ = kept(photo, matte, refine)
+        cutout = cutout.touched_up(*paint(strokes, cutout.photo.size))
+    elif Path(photo).is_file() and Path(matte).is_file():
+        cutout = Cutout.from_matte(open_photo(photo), open_photo(matte).rgb[..., 0], refine=refine)
+    else:
+        raise PhotoError("This photo was deleted here in the meantime: choose it again.")
+    return cutout, cutout.preview(SIDE)
 
 
 def painted(value: Any) -> tuple[Stroke, ...]:
@@ -427,23 +428,27 @@ def save_preview(pixels: Pixels, photo: Upload, what: str, icc: bytes | None = N
     return path
 
 
-def results(work: Work, cutout: Cutout, look: Look) -> tuple[str, tuple[str, str], Any]:
+def results(work: Work, cutouts: tuple[Cutout, Cutout], look: Look) -> list[Any]:
     """The result's file, before and after for the slider, and the download."""
+    cutout, small = cutouts
     framed = look.frame_of(cutout)
-    path = look.save(framed, work.photo)
-    small = framed.preview(SIDE)
+    path = file_for(work.photo, "cutout", DOWNLOADS[look.format][0])
+    look.save(framed, path)
+    if framed is not cutout:
+        small = framed.preview(SIDE)
     before = save_preview(small.photo.opaque(), work.photo, "before", small.photo.icc)
     after = save_preview(small.pixels(**look.under()), work.photo, "after", small.photo.icc)
-    return path, (before, after), gr.update(value=path, interactive=True)
+    return [path, (before, after), gr.update(value=path, interactive=True)]
 
 
-def mattes(work: Work, cutout: Cutout) -> tuple[str, dict[str, Any]]:
-    """The matte's file, and what the brush paints on."""
-    small = cutout.preview(SIDE)
-    return save_matte(cutout, work.photo), {
-        "photo": FileData(path=work.preview).model_dump(),
-        "matte": FileData(path=save_preview(small.alpha, work.photo, "brush")).model_dump(),
-    }
+def mattes(work: Work, cutouts: tuple[Cutout, Cutout], taken: int = 0) -> list[Any]:
+    """The matte's file, and what the brush paints on; `taken` strokes are in it."""
+    cutout, small = cutouts
+    canvas = {"photo": work.preview, "matte": save_preview(small.alpha, work.photo, "brush")}
+    return [
+        save_matte(cutout, work.photo),
+        {name: FileData(path=path).model_dump() for name, path in canvas.items()} | {"taken": taken},
+    ]
 
 
 @plainly
@@ -453,20 +458,22 @@ def on_photo(photo: Upload | None, refine: bool, *choices: Any) -> list[Any]:
         return nothing("")
     start = time.perf_counter()
     try:
+        if isinstance(photo, bytes):
+            raise PhotoError("Choose the photo as a file: the page works on files alone.")
         rough = remover(photo, refine=False, foreground=False)
         small = rough.preview(SIDE).photo
         preview = save_preview(small.opaque(), photo, "preview", small.icc)
         work = Work(photo, save_matte(rough, photo), preview)
-        cutout = kept(work, refine)
-        shown = gr.skip() if Path(photo).suffix.lower() in SHOWN else preview
-        made = [*mattes(work, cutout), *results(work, cutout, Look(*choices))]
+        cutouts = kept(photo, work.matte, refine)
+        made = [*mattes(work, cutouts), *results(work, cutouts, Look(*choices))]
     except PhotoError as error:  # not raised, so that the last photo's pictures leave the page
         return nothing(say(str(error), bad=True))
     seconds = time.perf_counter() - start
-    height, width = cutout.photo.size
+    height, width = rough.photo.size
     text = f"Done in {seconds:.1f} s, {width} × {height} pixels."
     if not rough.found:
         text = "Nothing in this photo stands out as its subject: try another photo, or paint it in under 'Touch up'."
+    shown = gr.skip() if Path(photo).suffix.lower() in SHOWN else preview
     return [shown, work, say(text, bad=not rough.found), *made]
 
 
@@ -480,8 +487,9 @@ def on_touch(work: Work | None, refine: bool, brush: Any, *choices: Any) -> list
     """Another matte: refined or not, and with what the brush brought back or removed."""
     if work is None:
         return [gr.skip()] * 5
-    cutout = kept(work, refine, painted(brush))
-    return [*mattes(work, cutout), *results(work, cutout, Look(*choices))]
+    strokes = painted(brush)
+    cutouts = kept(work.photo, work.matte, refine, strokes)
+    return [*mattes(work, cutouts, len(strokes)), *results(work, cutouts, Look(*choices))]
 
 
 @plainly
@@ -489,11 +497,66 @@ def on_look(work: Work | None, refine: bool, brush: Any, *choices: Any) -> list[
     """Another background, frame or format for the matte at hand."""
     if work is None:
         return [gr.skip()] * 3
-    return list(results(work, kept(work, refine, painted(brush)), Look(*choices)))
+    return results(work, kept(work.photo, work.matte, refine, painted(brush)), Look(*choices))
 
 
 def say(text: str, bad: bool = False) -> str:
     return f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>"
+
+
+@plainly
+def on_photos(photos: list[str] | None, *choices: Any) -> Iterator[list[Any]]:
+    """Several photos, one after the other; what is done so far is shown, and kept."""
+    if not photos:
+        raise PhotoError("There are no photos yet: choose some first.")
+    if len(photos) > MAX_PHOTOS:
+        raise PhotoError(f"These are more than {MAX_PHOTOS} photos: choose fewer at a time.")
+    look, folder, start = Look(*choices), new_folder(), time.perf_counter()
+    look.frame_of(BLANK).pixels(**look.under())  # what can't be made is told at once
+    finished: list[str] = []
+    shown: list[tuple[str, str]] = []
+    failed: list[str] = []
+
+    def save(cutout: Cutout, path: Path) -> None:
+        framed = look.frame_of(cutout)
+        look.save(framed, path)
+        small = framed.preview(THUMBNAIL)
+        shown.append((save_preview(small.pixels(**look.under()), str(path), "small", small.photo.icc), path.name))
+
+    yield [[], progress(0, len(photos), 0.0, []), [], gr.update(interactive=False), *running(True)]
+    for done, outcome in enumerate(remover.each(photos, folder, save, DOWNLOADS[look.format][0]), 1):
+        if outcome.reason:
+            failed.append(f"{outcome.name}: {outcome.reason}")
+        if outcome.path:
+            finished.append(str(outcome.path))
+        text = progress(done, len(photos), time.perf_counter() - start, failed)
+        yield [list(finished), text, list(shown), gr.skip(), gr.skip(), gr.skip()]
+
+
+@plainly
+def on_photos_done(finished: list[str] | None) -> list[Any]:
+    """What is done, as one zip; after the last photo as well as after a stop."""
+    if not finished:
+        return [gr.skip(), *running(False)]
+    path = str(new_folder() / "cutouts.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in map(Path, finished):
+            archive.write(file, file.name)
+    return [gr.update(value=path, interactive=True), *running(False)]
+
+
+def running(now: bool) -> tuple[Any, Any]:
+    """The start and the stop button."""
+    return gr.update(interactive=not now), gr.update(interactive=now)
+
+
+def progress(done: int, count: int, seconds: float, failed: list[str]) -> str:
+    left = f", about {seconds / done * (count - done):.0f} s left" if 0 < done < count else ""
+    text = f"<p>{done} of {count} photos done{left}.</p><progress value={done} max={count}></progress>"
+    if failed:
+        text += f'<p class="bad">Please check {len(failed)}:</p>'
+        text += "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in failed) + "</ul>"
+    return text
 
 
 # the parts of the layout that one photo and several have in common; `prefix` sets their elem_ids apart
@@ -537,7 +600,16 @@ def frame_controls(prefix: str = "") -> list[Component]:
 
 
 def format_control(prefix: str = "") -> gr.Dropdown:
-    return gr.Dropdown(list(FORMATS), value="PNG", label="Format", elem_id=f"{prefix}format", min_width=150)
+    return gr.Dropdown(
+        list(DOWNLOADS),
+        value="PNG",
+        label="Format",
+        show_label=False,
+        container=False,
+        filterable=False,
+        elem_id=f"{prefix}format",
+        min_width=150,
+    )
 
 
 def status_line(name: str) -> gr.HTML:
@@ -585,50 +657,78 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
         "# Background remover\nDrop a photo: its subject comes back on a transparent background, in full size.",
         elem_id="title",
     )
-    with gr.Tabs(elem_id="tabs"), gr.Tab("One photo", id="one"):
-        work = gr.State()
-        with gr.Row(equal_height=True):
-            photo = photo_input(label="Photo", elem_id="photo", sources=["upload", "clipboard", "webcam"], height=380)
-            matte = picture("Matte", elem_id="matte", height=380)
-            result = picture("Cutout", elem_id="cutout", elem_classes=["checker"], height=380)
-        with gr.Row(elem_id="bar"):
-            with gr.Column(scale=3, min_width=260):
-                status = status_line("status")
-            file_format = format_control()
-            download = gr.DownloadButton(
-                "Download", variant="primary", interactive=False, elem_id="download", min_width=150
+    with gr.Tabs(elem_id="tabs"):
+        with gr.Tab("One photo", id="one"):
+            work = gr.State()
+            with gr.Row(equal_height=True):
+                photo = photo_input(
+                    label="Photo", elem_id="photo", sources=["upload", "clipboard", "webcam"], height=380
+                )
+                matte = picture("Matte", elem_id="matte", height=380)
+                result = picture("Cutout", elem_id="cutout", elem_classes=["checker"], height=380)
+            with gr.Row(elem_classes=["bar"]):
+                with gr.Column(scale=3, min_width=260):
+                    status = status_line("status")
+                file_format = format_control()
+                download = gr.DownloadButton(
+                    "Download", variant="primary", interactive=False, elem_id="download", min_width=150
+                )
+            backgrounds = background_controls()
+            frames = frame_controls()
+            with gr.Accordion("Touch up", open=False, elem_id="touchup-section"):
+                refine = gr.Checkbox(
+                    True, label="Refine edges: hair, fur and other fine detail", container=False, elem_id="refine"
+                )
+                touch = gr.HTML(
+                    None,
+                    html_template=TOUCH_UP["html"],
+                    css_template=TOUCH_UP["css"],
+                    js_on_load=TOUCH_UP["js"],
+                    elem_id="touchup",
+                )
+            with gr.Accordion("Before and after", open=False, elem_id="compare-section"):
+                compare = gr.ImageSlider(
+                    show_label=False,
+                    type="filepath",
+                    interactive=False,
+                    max_height=700,
+                    buttons=["fullscreen"],
+                    elem_id="compare",
+                    elem_classes=["checker"],
+                )
+            examples = gr.Examples(
+                EXAMPLES,
+                inputs=[photo],
+                label="Examples",
+                examples_per_page=12,
+                elem_id="examples",
+                api_visibility="private",
             )
-        backgrounds = background_controls()
-        frames = frame_controls()
-        with gr.Accordion("Touch up", open=False, elem_id="touchup-section"):
-            refine = gr.Checkbox(
-                True, label="Refine edges: hair, fur and other fine detail", container=False, elem_id="refine"
+        with gr.Tab("Several photos", id="several"):
+            finished = gr.State()
+            photos = photos_input(label="Photos", height=200, elem_id="photos")
+            choose_folder = gr.UploadButton(
+                "Choose a folder instead", file_count="directory", size="sm", elem_id="choose-folder"
             )
-            touch = gr.HTML(
-                None,
-                html_template=TOUCH_UP["html"],
-                css_template=TOUCH_UP["css"],
-                js_on_load=TOUCH_UP["js"],
-                elem_id="touchup",
-            )
-        with gr.Accordion("Before and after", open=False, elem_id="compare-section"):
-            compare = gr.ImageSlider(
-                show_label=False,
-                type="filepath",
+            choose_folder.preprocess = raw_uploads  # type: ignore[assignment, method-assign]
+            batch_look: list[Any] = [*background_controls("batch-"), *frame_controls("batch-")]
+            with gr.Row(elem_classes=["bar"]):
+                batch_look.append(format_control("batch-"))
+                start = gr.Button("Cut out all", variant="primary", elem_id="start", min_width=130)
+                stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=130)
+                zipped = gr.DownloadButton("Download zip", interactive=False, elem_id="zip", min_width=130)
+            batch_status = status_line("batch-status")
+            gallery = gr.Gallery(
+                label="Cutouts",
+                columns=5,
+                fit_columns=False,
+                height="auto",
+                object_fit="contain",
                 interactive=False,
-                max_height=700,
                 buttons=["fullscreen"],
-                elem_id="compare",
+                elem_id="gallery",
                 elem_classes=["checker"],
             )
-        examples = gr.Examples(
-            EXAMPLES,
-            inputs=[photo],
-            label="Examples",
-            examples_per_page=12,
-            elem_id="examples",
-            api_visibility="private",
-        )
     gr.Markdown(ABOUT, elem_id="about")
 
     look: list[Any] = [*backgrounds, *frames, file_format]
@@ -662,6 +762,22 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
         **private,
         **edits,
     )
+
+    choose_folder.upload(
+        lambda paths: [path for path in paths if not Path(path).name.startswith(".")], choose_folder, photos, **QUIET
+    )
+    run = start.click(
+        on_photos,
+        [photos, *batch_look],
+        [finished, batch_status, gallery, zipped, start, stop],
+        concurrency_limit=1,
+        concurrency_id="batch",
+        show_progress="hidden",
+        **private,
+    )
+    done: dict[str, Any] = {"fn": on_photos_done, "inputs": [finished], "outputs": [zipped, start, stop], **private}
+    run.then(**done)
+    stop.click(None, cancels=[run], **private).then(**done)
 
 demo.queue(api_open=False, max_size=64)
 mcp_tools.install()

@@ -1,11 +1,13 @@
 // The brush. Strokes leave as lines in shares of the photo, so that they are sharp at its full size:
-// props.value = {photo, matte, strokes: [{keep, width, points: [[x, y], ...]}]}; the server sends photo and matte.
+// props.value = {photo, matte, taken, strokes: [{keep, width, points: [[x, y], ...]}]}, of which the server sends the
+// first three; `taken` is how many strokes the matte has taken up.
 const at = (selector) => element.querySelector(selector);
 const [stage, view, canvas, photo, kept] = [".stage", ".view", "canvas", ".photo", ".kept"].map(at);
 const colours = { true: "rgba(16, 185, 129, 0.65)", false: "rgba(239, 68, 68, 0.65)" };
 let strokes = [];
-let pending = []; // painted, but not yet in the matte that is shown
+let done = 0; // strokes that the shown matte has taken up
 let stroke = null;
+let hover = null; // where the brush is, to show its size
 let shown = "";
 
 // As large as the window shows at once, times the zoom.
@@ -22,7 +24,7 @@ function draw() {
   canvas.height = height * dense;
   const brush = canvas.getContext("2d");
   brush.lineCap = brush.lineJoin = "round";
-  for (const line of stroke ? [...pending, stroke] : pending) {
+  for (const line of [...strokes.slice(done), ...(stroke ? [stroke] : [])]) {
     brush.strokeStyle = colours[line.keep];
     brush.lineWidth = line.width * Math.max(canvas.width, canvas.height);
     brush.beginPath();
@@ -31,10 +33,22 @@ function draw() {
     for (const [x, y] of line.points) brush.lineTo(x * canvas.width, y * canvas.height);
     brush.stroke();
   }
+  if (!hover) return;
+  brush.lineWidth = dense;
+  for (const [colour, more] of [["#fff", 0], ["#000", dense]]) {
+    brush.strokeStyle = colour;
+    brush.beginPath();
+    const radius = (brushWidth() * Math.max(canvas.width, canvas.height)) / 2;
+    brush.arc(hover[0] * canvas.width, hover[1] * canvas.height, radius + more, 0, 2 * Math.PI);
+    brush.stroke();
+  }
 }
 
+const keeps = () => at("input[value=keep]").checked;
+const brushWidth = () => at(".width").value / 100 / at(".zoom").value; // as a share of the longer side
+
 function show() {
-  const { photo: picture, matte } = props.value || {};
+  const { photo: picture, matte, taken } = props.value || {};
   if (picture?.path !== shown) {
     shown = picture?.path;
     strokes = [];
@@ -50,7 +64,7 @@ function show() {
   const mask = new Image();
   mask.onload = () => {
     kept.style.maskImage = `url("${mask.src}")`;
-    pending = [];
+    done = taken;
     draw();
   };
   mask.src = matte.url;
@@ -73,21 +87,24 @@ canvas.addEventListener("pointerdown", (event) => {
   if (!event.isPrimary || event.button !== 0) return;
   event.preventDefault();
   canvas.setPointerCapture(event.pointerId);
-  const box = canvas.getBoundingClientRect();
-  const width = (at(".width").value / 100) / at(".zoom").value;
-  stroke = { keep: at("input[value=keep]").checked, width, points: [point(event)] };
+  stroke = { keep: keeps(), width: brushWidth(), points: [point(event)] };
   draw();
 });
 canvas.addEventListener("pointermove", (event) => {
-  if (!stroke || !event.isPrimary) return;
-  stroke.points.push(...(event.getCoalescedEvents?.() || [event]).map(point));
+  if (!event.isPrimary) return;
+  hover = event.pointerType === "mouse" ? point(event) : null;
+  if (stroke) stroke.points.push(...(event.getCoalescedEvents?.() || [event]).map(point));
   draw();
 });
 canvas.addEventListener("pointerup", (event) => {
   if (!stroke || !event.isPrimary) return;
-  pending.push(stroke);
-  send([...strokes, stroke]);
+  const painted = stroke;
   stroke = null;
+  send([...strokes, painted]);
+});
+canvas.addEventListener("pointerleave", () => {
+  hover = null;
+  draw();
 });
 canvas.addEventListener("pointercancel", () => {
   stroke = null;

@@ -1,5 +1,6 @@
 """The app as others run it: from the files that its image holds, behind a proxy, under a path of a larger site."""
 
+import contextlib
 import fnmatch
 import http.client
 import json
@@ -75,8 +76,9 @@ def site(image_folder, start_app):
                     if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
                         self.send_header(name, value)
                 self.end_headers()
-                while piece := answer.read1():
-                    self.wfile.write(piece)
+                with contextlib.suppress(OSError, http.client.HTTPException):  # one of the two has gone
+                    while piece := answer.read1():
+                        self.wfile.write(piece)
                 connection.close()
 
             do_GET = do_POST = do_DELETE = do_HEAD = forward  # noqa: N815  # the names that it calls

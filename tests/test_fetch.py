@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import PERSON
+from conftest import PERSON, run_async
 
 import fetch
 import utilities
@@ -50,7 +50,7 @@ def server(monkeypatch):
 
 
 def get(url: str, folder: Path) -> Path:
-    return Path(asyncio.run(fetch.fetch(url, str(folder))))
+    return Path(run_async(fetch.fetch(url, str(folder))))
 
 
 def test_a_photo_comes_with_its_name(server, tmp_path):

@@ -370,7 +370,8 @@ THEME = gr.themes.Default(
     button_primary_background_fill="*primary_700",
     button_primary_background_fill_dark="*primary_700",
     button_primary_background_fill_hover="*primary_800",
-    button_primary_background_fill_hover_dark="*primary_600",
+    button_primary_background_fill_hover_dark="*primary_800",
+    link_text_color="*primary_700",
 )
 
 
@@ -794,6 +795,7 @@ mcp_tools.install()
 if __name__ == "__main__":
     demo.launch(
         css_paths=ASSETS / "style.css",
+        js=(ASSETS / "labels.js").read_text(),
         theme=THEME,
         enable_monitoring=False,
         footer_links=["api"],

@@ -159,17 +159,19 @@ def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def start_app(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[str]]:
-    """`python app.py`, as a user starts it, with the IS-Net weights; takes environment variables, gives its address."""
+    """`python app.py`, as a user starts it, with the IS-Net weights and environment variables; gives its address.
+
+    Other arguments for `python` start it otherwise, and another folder as it is there.
+    """
 
     @contextmanager
-    def start(folder: Path = ROOT, **env: str) -> Iterator[str]:
+    def start(*arguments: str, folder: Path = ROOT, **env: str) -> Iterator[str]:
         log = tmp_path_factory.mktemp("app") / "log"
         environment = os.environ | {"RMBG_WEIGHTS": weights.ISNET, "PYTHONUNBUFFERED": "1"} | env
         environment.setdefault("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("temporary")))
         with log.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, "app.py"], cwd=folder, env=environment, stdout=file, stderr=file
-            )
+            command = [sys.executable, *(arguments or ["app.py"])]
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file)
         try:
             deadline = time.monotonic() + 120
             while not (found := re.search(r"http://[\d.]+:\d+", log.read_text())):

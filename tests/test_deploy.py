@@ -57,7 +57,7 @@ def site(image_folder, start_app):
     """The app's address behind a proxy that serves it under SITE, and the app's own."""
     settings = dict(setting.split("=") for line in instructions("ENV") for setting in shlex.split(line))
     settings = {name: value for name, value in settings.items() if name not in ("HF_HOME", "GRADIO_SERVER_PORT")}
-    with start_app(image_folder, **settings, GRADIO_ROOT_PATH=SITE) as url:
+    with start_app(folder=image_folder, **settings, GRADIO_ROOT_PATH=SITE) as url:
         own = urlsplit(url)
 
         class Proxy(BaseHTTPRequestHandler):

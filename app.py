@@ -452,10 +452,12 @@ def mattes(work: Work, cutouts: tuple[Cutout, Cutout], taken: int = 0) -> list[A
 
 
 @plainly
-def on_photo(photo: Upload | None, refine: bool, *choices: Any) -> list[Any]:
+def on_photo(photo: Upload | None, work: Work | None, refine: bool, *choices: Any) -> list[Any]:
     """A new photo: the only handler here that runs the network."""
-    if photo is None:
-        return nothing("")
+    if photo is None:  # cleared, by the visitor or because it was refused, which the status says
+        return nothing(gr.skip())
+    if work and photo == work.preview:  # shown below in place of the photo
+        return [gr.skip()] * 8
     start = time.perf_counter()
     try:
         if isinstance(photo, bytes):
@@ -477,7 +479,7 @@ def on_photo(photo: Upload | None, refine: bool, *choices: Any) -> list[Any]:
     return [shown, work, say(text, bad=not rough.found), *made]
 
 
-def nothing(status: str) -> list[Any]:
+def nothing(status: Any) -> list[Any]:
     """The page without a photo."""
     return [None, None, status, None, None, None, None, gr.update(value=None, interactive=False)]
 
@@ -696,7 +698,7 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
                     elem_id="compare",
                     elem_classes=["checker"],
                 )
-            examples = gr.Examples(
+            gr.Examples(
                 EXAMPLES,
                 inputs=[photo],
                 label="Examples",
@@ -735,15 +737,15 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
     looked = [result, compare, download]
     private: dict[str, Any] = {"api_visibility": "private"}
     edits: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 2, "concurrency_id": "edit"}
-    for new_photo in (photo.input, examples.load_input_event.then):
-        new_photo(
-            on_photo,
-            [photo, refine, *look],
-            [photo, work, status, matte, touch, *looked],
-            show_progress_on=[matte, result],
-            **private,
-            **one_at_a_time,
-        )
+    photo.clear(lambda: "", None, status, **QUIET)
+    photo.change(
+        on_photo,
+        [photo, work, refine, *look],
+        [photo, work, status, matte, touch, *looked],
+        show_progress_on=[matte, result],
+        **private,
+        **one_at_a_time,
+    )
     gr.on(
         [touch.input, refine.input],
         on_touch,

@@ -1,30 +1,52 @@
-"""The subject's colours at the photo's full resolution, where it is partly transparent.
+"""Alpha and colours of the subject at the photo's full resolution.
 
 A pixel of hair shows I = a F + (1 - a) B: the subject's colour F mixed with the old background's B. Pasted as it is,
-it carries B onto every new background. `estimate_foreground` finds F.
+it carries B onto every new background. `estimate_foreground` finds F, `refine` a better a than the network's, and
+`touch_up` lets a brush have the last word. Each solves on a small copy and carries the answer to full size by a
+model of the pixels nearby, so that it costs little more for 12 megapixels than for one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
-SIDE = 320  # pixels: longer side of the copy on which F and B are solved for
-SMALL = 32  # pixels: levels up to this side get more iterations, since all that follows builds on them
-SMALL_ITERATIONS, ITERATIONS = 12, 8
+CHUNK = 1 << 14  # pixels that a thread works on at a time: they stay in its cache, and OpenCV remaps below 2^15 at once
+
+COLOUR_SIDE = 320  # pixels: longer side of the copy on which F and B are solved for
+COARSE = 32  # pixels: levels up to this side get more iterations, since all that follows builds on them
+COARSE_ITERATIONS, ITERATIONS = 12, 8
 EDGE_WEIGHT = 0.1  # how firmly neighbours are held together where alpha changes between them
 KNOWN = 0.98  # alpha from which a pixel shows F alone, and below 1 minus which it shows B alone
 NOISE = 1e-7  # variance of what the mixing equation leaves unexplained, in squares of 0..1
 SMOOTHNESS = 1e-4, 0.2  # least and most of how firmly neighbours are held together everywhere
 DAMPING = 0.03  # keeps what is left of a pixel's equation from being blown up where alpha is near 0
-ROWS = 128  # rows of full size that a thread works on at a time, which bounds the memory
+
+ALPHA_SIDE = 800  # pixels: longer side of the copy on which alpha is solved for; the lengths below are at this side
+UNSURE = 0.1  # the network's word counts below this and above 1 minus this
+MARGIN = 3  # pixels by which the band exceeds what is unsure
+CORES, GROWTH = (4, 8), 3  # what is unsure and wider than 2 CORE gets GROWTH CORE more
+THIN, GAP = 0.7, 0.98  # matte, and 1 minus it, from which the middle of a part or a gap is sure, however thin
+THIN_REACH = 4  # pixels around the middle to compare it with
+LEAST_KNOWN = 0.005  # share of the photo that must be surely subject, and surely background
+COLOUR_NOISE = 1e-6  # variance of the colours (0..1) that a window of the matting Laplacian takes for noise
+TOLERANCE, STEPS = 1e-3, (300, 200)  # of the conjugate gradients: the error left, most steps at half and at whole size
+SNAP = 0.01  # alpha closer than this to 0 or 1 is 0 or 1
+WIDE, WIDE_DOUBT = 32, (0.2, 0.4)  # pixels around, and the mean of 4 m (1 - m) there from which doubt is not an edge's
+CARRY_NOISE = 1e-4  # the same as COLOUR_NOISE for the linear model that goes to full size
+
+
+# --- colours -------------------------------------------------------------------------------------------
 
 
 def estimate_foreground(photo: Pixels, alpha: Pixels) -> Pixels:
@@ -35,78 +57,69 @@ def estimate_foreground(photo: Pixels, alpha: Pixels) -> Pixels:
     pixels are alike, so that a plain background is recovered exactly and a busy one is not smeared. At full size
     each pixel's F then takes up what is left of its own equation.
     """
-    if not ((alpha > 0) & (alpha < 255)).any():
+    partial = np.flatnonzero((alpha > 0) & (alpha < 255))
+    if not partial.size:
         return photo
-    height, width = alpha.shape
-    scale = min(1.0, SIDE / max(height, width))
-    small = max(1, round(width * scale)), max(1, round(height * scale))
-    image, matte = ((_resize(p, small, cv2.INTER_AREA) / 255).astype(np.float32) for p in (photo, alpha))
+    small = _small_size(alpha, COLOUR_SIDE)
+    solved = _solve_colours(_unit(_shrink(photo, small)), _unit(_shrink(alpha, small)))
     foreground, background = (
-        _resize(np.rint(255 * colours).astype(np.uint8), (width, height), cv2.INTER_LINEAR)
-        for colours in _solve(image, matte)
+        _resize(_bytes(colours), alpha.shape[::-1], cv2.INTER_LINEAR).reshape(-1, 3) for colours in solved
     )
     out = photo.copy()
+    pixels, colours, flat = photo.reshape(-1, 3), out.reshape(-1, 3), alpha.reshape(-1)
 
-    def fit(top: int) -> None:
-        rows = slice(top, top + ROWS)
-        flat = alpha[rows].reshape(-1)
-        at = np.flatnonzero((flat > 0) & (flat < 255))
-        i, f, b = (np.take(pixels[rows].reshape(-1, 3), at, axis=0) for pixels in (photo, foreground, background))
-        out[rows].reshape(-1, 3)[at] = _fit(i, np.take(flat, at), f, b)
+    def fit(at: NDArray[Any]) -> None:
+        """F near the smooth one such that a F + (1 - a) B comes close to I."""
+        a = _unit(np.take(flat, at))[:, np.newaxis]
+        f, b = (np.take(smooth, at, axis=0).astype(np.float32) for smooth in (foreground, background))
+        b *= a - 1
+        b += np.take(pixels, at, axis=0)
+        b -= a * f
+        b *= a / (a * a + DAMPING)
+        f += b
+        colours[at] = np.rint(np.clip(f, 0, 255, out=f), out=f)
 
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(fit, range(0, height, ROWS)))
+    _in_chunks(fit, partial)
     return out
 
 
-def _fit(photo: Pixels, alpha: Pixels, foreground: Pixels, background: Pixels) -> Pixels:
-    """F near the smooth `foreground` such that a F + (1 - a) B comes close to I; all N x 3, `alpha` N."""
-    a = (alpha.astype(np.float32) / 255)[:, np.newaxis]
-    f, rest = foreground.astype(np.float32), background.astype(np.float32)
-    rest *= a - 1
-    rest += photo
-    rest -= a * f
-    rest *= a / (a * a + DAMPING)
-    f += rest
-    return np.rint(np.clip(f, 0, 255, out=f), out=f).astype(np.uint8)
-
-
-def _solve(image: Floats, alpha: Floats) -> tuple[Floats, Floats]:
+def _solve_colours(image: Floats, alpha: Floats) -> tuple[Floats, Floats]:
     """F and B, h x w x 3 in 0..1, from one pixel to the size of `image`."""
     height, width = alpha.shape
     levels = int(np.ceil(np.log2(max(height, width, 2))))
     smoothness = _smoothness(image, alpha >= KNOWN), _smoothness(image, alpha <= 1 - KNOWN)
-    colours = (image.reshape(-1, 3).mean(0).reshape(1, 1, 3),) * 2
+    f = b = image.mean((0, 1)).reshape(3, 1, 1)
     for level in range(levels + 1):
         size = max(1, round(width ** (level / levels))), max(1, round(height ** (level / levels)))
-        i, a = _resize(image, size, cv2.INTER_AREA), _resize(alpha, size, cv2.INTER_AREA)
-        f, b = (_resize(colour, size, cv2.INTER_NEAREST) for colour in colours)
-        colours = _iterate(i, a, (f, b), smoothness, SMALL_ITERATIONS if max(size) <= SMALL else ITERATIONS)
-    return colours
+        i, a = (_resize(values, size, cv2.INTER_AREA) for values in (image, alpha))
+        i = np.ascontiguousarray(np.moveaxis(i, 2, 0))  # planes: three times as fast as pixels of three
+        f, b = (_repeat(colours, a.shape) for colours in (f, b))
+        f, b = _iterate(i, a, (f, b), smoothness, COARSE_ITERATIONS if max(size) <= COARSE else ITERATIONS)
+    return np.moveaxis(f, 0, 2), np.moveaxis(b, 0, 2)
 
 
 def _iterate(
     image: Floats, alpha: Floats, colours: tuple[Floats, Floats], smoothness: tuple[float, float], iterations: int
 ) -> tuple[Floats, Floats]:
-    """Jacobi iterations of each pixel's two equations in its F and B, for given neighbours."""
-    foreground, background = colours
-    edges = [EDGE_WEIGHT * np.abs(alpha - near)[..., np.newaxis] for near in _neighbours(alpha)]
-    a = alpha[..., np.newaxis]
-    ff = a * a + sum(edges) + 4 * smoothness[0]
-    bb = (1 - a) ** 2 + sum(edges) + 4 * smoothness[1]
-    fb = a * (1 - a)
+    """Jacobi iterations of each pixel's two equations in its F and B (3 x h x w), for given neighbours."""
+    edges = [EDGE_WEIGHT * np.abs(alpha - near) for near in _neighbours(alpha)]
+    to_f, to_b = ([np.float32(least) + edge for edge in edges] for least in smoothness)
+    beta = 1 - alpha
+    ff, bb, fb = alpha * alpha + sum(to_f), beta * beta + sum(to_b), alpha * beta
     determinant = ff * bb - fb * fb
+    ff, bb, fb = (value / determinant for value in (ff, bb, fb))
+    from_f, from_b = alpha * image, beta * image
+    f, b = colours
     for _ in range(iterations):
-        right_f, right_b = a * image, (1 - a) * image
-        for edge, near_f, near_b in zip(edges, _neighbours(foreground), _neighbours(background), strict=True):
-            right_f += (edge + smoothness[0]) * near_f
-            right_b += (edge + smoothness[1]) * near_b
-        foreground = np.clip((bb * right_f - fb * right_b) / determinant, 0, 1).astype(np.float32)
-        background = np.clip((ff * right_b - fb * right_f) / determinant, 0, 1).astype(np.float32)
-    return foreground, background
+        right_f, right_b = from_f.copy(), from_b.copy()
+        for weight_f, weight_b, near_f, near_b in zip(to_f, to_b, _neighbours(f), _neighbours(b), strict=True):
+            right_f += weight_f * near_f
+            right_b += weight_b * near_b
+        f, b = np.clip(bb * right_f - fb * right_b, 0, 1), np.clip(ff * right_b - fb * right_f, 0, 1)
+    return f, b
 
 
-def _smoothness(image: Floats, known: NDArray[np.bool_]) -> float:
+def _smoothness(image: Floats, known: Mask) -> float:
     """How firmly neighbours are held together: the inverse of how much the known ones differ."""
     down = ((image[1:] - image[:-1]) ** 2)[known[1:] & known[:-1]]
     across = ((image[:, 1:] - image[:, :-1]) ** 2)[known[:, 1:] & known[:, :-1]]
@@ -117,12 +130,262 @@ def _smoothness(image: Floats, known: NDArray[np.bool_]) -> float:
 
 
 def _neighbours(values: Floats) -> list[Floats]:
-    """The four neighbours of each pixel; at the border, the pixel itself."""
-    around: NDArray[Any] = cv2.copyMakeBorder(values, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    return [around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]]
+    """The four neighbours of each pixel of ... x h x w; at the border, the pixel itself."""
+    around = np.pad(values, [(0, 0)] * (values.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
+    return [around[..., :-2, 1:-1], around[..., 2:, 1:-1], around[..., 1:-1, :-2], around[..., 1:-1, 2:]]
 
 
-def _resize(values: NDArray[Any], size: tuple[int, int], how: int) -> NDArray[Any]:
-    """To (width, height)."""
+def _repeat(values: Floats, shape: tuple[int, ...]) -> Floats:
+    """3 x h x w at the size `shape`, each pixel repeated."""
+    y, x = (np.arange(new) * old // new for new, old in zip(shape, values.shape[1:], strict=True))
+    repeated: Floats = values[:, y][:, :, x]
+    return repeated
+
+
+# --- alpha ---------------------------------------------------------------------------------------------
+
+
+def refine(photo: Pixels, matte: Pixels) -> Pixels:
+    """A better alpha, H x W, from a photo H x W x 3 and a network's matte H x W, at the photo's own resolution.
+
+    Closed-form matting (Levin et al., PAMI 2008) in a band around what the matte is unsure of; the rest becomes 0 or
+    255. The middle of a thin part or gap, which lies in the band from edge to edge, stays what it is. Where doubt is
+    wide, the network doubts a part of the subject and not an edge: there alpha may rise, but not fall. A matte without
+    enough that is surely subject, or surely background, is returned as it is.
+    """
+    small = _small_size(matte, ALPHA_SIDE)
+    image, coarse = _unit(_shrink(photo, small)), _unit(_shrink(matte, small))
+    band = _band(coarse)
+    subject = coarse > 0.5
+    least = LEAST_KNOWN * coarse.size
+    if not band.any() or np.count_nonzero(subject & ~band) < least or np.count_nonzero(~subject & ~band) < least:
+        return matte
+    unknown = band & ~_thin(coarse, THIN) & ~_thin(1 - coarse, GAP)
+    alpha = _solve_alpha(image, np.where(unknown, coarse, subject.astype(np.float32)), unknown)
+    alpha = _keep_wide(alpha, coarse)
+    sure = _resize(alpha, matte.shape[::-1], cv2.INTER_LINEAR) > 0.5
+    return _carry(photo, np.where(sure, np.uint8(255), np.uint8(0)), image, alpha, band)
+
+
+def touch_up(photo: Pixels, alpha: Pixels, keep: Mask, remove: Mask) -> Pixels:
+    """Alpha H x W after brush strokes: `keep` (H x W) brings the subject back, `remove` takes it away.
+
+    The inner third of a stroke's width is taken at its word. The rest is solved for as in `refine`, from there and from
+    the alpha around the stroke, so that it ends at the edges of the photo rather than at the brush's.
+    Nothing changes outside the strokes; alpha only rises under `keep` and only falls under `remove`, which wins.
+    """
+    keep = keep & ~remove
+    rows, columns = np.flatnonzero((keep | remove).any(1)), np.flatnonzero((keep | remove).any(0))
+    if not rows.size:
+        return alpha
+    pad = 8 * max(1, max(alpha.shape) // ALPHA_SIDE)  # some pixels of the surroundings, at the size of the solution
+    box = tuple(slice(max(0, int(at[0]) - pad), int(at[-1]) + 1 + pad) for at in (rows, columns))
+    photo, before = np.ascontiguousarray(photo[box]), np.ascontiguousarray(alpha[box])
+    keep, remove = keep[box], remove[box]
+    target = before.copy()
+    kept, removed = _core(keep), _core(remove)
+    target[kept], target[removed] = 255, 0
+    band = (keep | remove) & ~kept & ~removed
+    small = _small_size(before, ALPHA_SIDE)
+    image, start = _unit(_shrink(photo, small)), _unit(_shrink(target, small))
+    inside = _shrink(band.astype(np.float32), small) > 0
+    solved = np.where(band, _carry(photo, target, image, _solve_alpha(image, start, inside), inside), target)
+    out = alpha.copy()
+    out[box][keep] = np.maximum(before, solved)[keep]
+    out[box][remove] = np.minimum(before, solved)[remove]
+    return out
+
+
+def _core(stroke: Mask) -> Mask:
+    """The inner third of a stroke's width."""
+    depth = cv2.distanceTransform(np.pad(stroke, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    widest = int(depth.max())
+    core: Mask = stroke & (depth >= 2 / 3 * cv2.dilate(depth, np.ones((2 * widest + 1,) * 2, np.uint8)))
+    return core
+
+
+def _band(matte: Floats) -> Mask:
+    """The pixels to solve for: the unsure ones, a margin, and more of it around wider parts."""
+    unsure = ((matte > UNSURE) & (matte < 1 - UNSURE)).astype(np.uint8)
+    unit = max(matte.shape) / ALPHA_SIDE
+    band: NDArray[Any] = cv2.dilate(unsure, _disc(MARGIN * unit))
+    for core in CORES:
+        cores = cv2.erode(unsure, _disc(core * unit), borderType=cv2.BORDER_CONSTANT, borderValue=1)
+        band = np.maximum(band, cv2.dilate(cores, _disc((core * (1 + GROWTH) + MARGIN) * unit)))
+    return band > 0
+
+
+def _thin(matte: Floats, least: float) -> Mask:
+    """The middle of each part: where both the matte, at `least` this, and the way to the part's edge are largest."""
+    around = _disc(THIN_REACH * max(matte.shape) / ALPHA_SIDE)
+    depth = cv2.distanceTransform((matte > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
+    peaks = [value >= 0.99 * cv2.dilate(value, around) for value in (matte, depth)]
+    thin: Mask = (matte >= least) & peaks[0] & peaks[1]
+    return thin
+
+
+def _keep_wide(alpha: Floats, matte: Floats) -> Floats:
+    """The matte's value where alpha fell below it and doubt is wide; in between where it is less so."""
+    side = 2 * max(1, round(WIDE * max(matte.shape) / ALPHA_SIDE)) + 1
+    doubt = cv2.blur(4 * matte * (1 - matte), (side, side))
+    keep = np.clip((doubt - WIDE_DOUBT[0]) / (WIDE_DOUBT[1] - WIDE_DOUBT[0]), 0, 1)
+    return np.asarray(alpha + keep * np.maximum(matte - alpha, 0), np.float32)
+
+
+def _solve_alpha(image: Floats, alpha: Floats, band: Mask) -> Floats:
+    """Alpha, h x w, whose values outside the band stay; solved at half the size first, where far is near."""
+    height, width = alpha.shape
+    half = max(1, width // 2), max(1, height // 2)
+    inside = _shrink(band.astype(np.float32), half) > 0.99
+    start = _descend(_shrink(image, half), _shrink(alpha, half), inside, STEPS[0])
+    start = np.where(band, _resize(start, (width, height), cv2.INTER_LINEAR), alpha)
+    alpha = np.where(band, (_descend(image, start, band, STEPS[1]) - SNAP) / (1 - 2 * SNAP), alpha)
+    return np.clip(alpha, 0, 1)
+
+
+def _descend(image: Floats, alpha: Floats, band: Mask, steps: int) -> Floats:
+    """Conjugate gradients, with the diagonal as preconditioner, on the band's matting Laplacian, from `alpha`."""
+    if not band.any():
+        return alpha
+    laplacian, right = _matting_laplacian(image, alpha, band)
+    diagonal = laplacian.diagonal() + np.float32(1e-4)
+    x = alpha[band]
+    rest = right - laplacian @ x
+    direction = rest / diagonal
+    energy = float(rest @ direction)
+    for _ in range(steps):
+        if energy < TOLERANCE**2 * 1e-3 * x.size:
+            break
+        image_of = laplacian @ direction
+        step = np.float32(energy / float(direction @ image_of))
+        x += step * direction
+        rest -= step * image_of
+        scaled = rest / diagonal
+        before, energy = energy, float(rest @ scaled)
+        direction = scaled + np.float32(energy / before) * direction
+    out = alpha.copy()
+    out[band] = np.clip(x, 0, 1)
+    return out
+
+
+def _matting_laplacian(image: Floats, alpha: Floats, band: Mask) -> tuple[Any, Floats]:
+    """L of the band's N pixels, N x N, and the right side that the known alpha around them makes.
+
+    A window of 3 x 3 pixels couples its pixels i and j by (1 + (I_i - mean) (cov + noise / 9)^-1 (I_j - mean)) / 9.
+    """
+    image, alpha = (np.pad(v, [(2, 2)] * 2 + [(0, 0)] * (v.ndim - 2), mode="edge") for v in (image, alpha))
+    band = np.pad(band, 2)
+    width = band.shape[1]
+    window = np.array([y * width + x for y in (-1, 0, 1) for x in (-1, 0, 1)], np.int32)
+    reach = np.array([y * width + x for y in range(-2, 3) for x in range(-2, 3)], np.int32)
+    centres = cv2.dilate(band.astype(np.uint8), np.ones((3, 3), np.uint8))
+    centres = np.pad(centres[3:-3, 3:-3], 3)  # windows lie within the image
+    rows = np.zeros((25, band.size), np.float32)  # L's row of each pixel, as its 5 x 5 surroundings
+    pixels = image.reshape(-1, 3)
+    for at in _chunks(np.flatnonzero(centres).astype(np.int32)):
+        colours = np.take(pixels, at[:, np.newaxis] + window, axis=0)
+        colours -= colours.mean(1, keepdims=True)
+        turned = colours.transpose(0, 2, 1)
+        spread = (turned @ colours / 9).astype(np.float64) + np.eye(3) * (COLOUR_NOISE / 9)
+        coupling = (colours @ np.linalg.inv(spread).astype(np.float32) @ turned + 1) / 9
+        for i in range(9):
+            rows[12, at + window[i]] += 1
+            for j in range(9):
+                rows[5 * (j // 3 - i // 3 + 2) + j % 3 - i % 3 + 2, at + window[i]] -= coupling[:, i, j]
+    own = np.flatnonzero(band).astype(np.int32)
+    number = np.full(band.size, -1, np.int32)
+    number[own] = np.arange(own.size, dtype=np.int32)
+    values, near = rows[:, own].T, own[:, np.newaxis] + reach
+    unknown = number[near] >= 0
+    right = -np.where(unknown, 0, values * alpha.reshape(-1)[near]).sum(1, dtype=np.float32)
+    ends = np.concatenate(([0], np.cumsum(unknown.sum(1)))).astype(np.int32)
+    return csr_array((values[unknown], number[near][unknown], ends), shape=(own.size, own.size)), right
+
+
+def _carry(photo: Pixels, known: Pixels, image: Floats, alpha: Floats, band: Mask) -> Pixels:
+    """Alpha at the photo's size: in the band what was solved, h x w, on `image`, h x w x 3; elsewhere `known`, H x W.
+
+    There it is the same linear function of the photo's colours as it is of the small image's around the place, as in
+    the fast guided filter (He and Sun, 2015).
+    """
+    height, width = known.shape
+    rows, columns = alpha.shape
+    out = known.copy()
+    if (rows, columns) == (height, width):
+        out[band] = _bytes(alpha[band])
+        return out
+    model = _local_model(image, alpha)
+    pixels, flat = photo.reshape(-1, 3), out.reshape(-1)
+
+    def fill(at: NDArray[Any]) -> None:
+        y, x = (
+            ((place + 0.5) * np.float32(less / more) - np.float32(0.5))[:, np.newaxis].astype(np.float32)
+            for place, less, more in zip(np.divmod(at, width), (rows, columns), (height, width), strict=True)
+        )
+        here = cv2.remap(model, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
+        flat[at] = _bytes((here[:, :3] * _unit(np.take(pixels, at, axis=0))).sum(1) + here[:, 3])
+
+    _in_chunks(fill, np.flatnonzero(_resize(band.astype(np.uint8), (width, height), cv2.INTER_NEAREST)))
+    return out
+
+
+def _local_model(image: Floats, alpha: Floats) -> Floats:
+    """Slope and offset, h x w x 4, of alpha as a linear function of colour in 3 x 3 windows, averaged there."""
+
+    def mean(values: Floats) -> Floats:
+        return np.asarray(cv2.blur(values, (3, 3)), np.float32)
+
+    colour, level = mean(image), mean(alpha)
+    both = mean(image * alpha[..., np.newaxis]) - colour * level[..., np.newaxis]
+    products = np.stack([mean(image * image[..., i : i + 1]) - colour * colour[..., i : i + 1] for i in range(3)], -1)
+    slope = np.linalg.solve(products.astype(np.float64) + CARRY_NOISE * np.eye(3), both[..., np.newaxis])[..., 0]
+    offset = level - (slope * colour).sum(-1)
+    return mean(np.dstack([slope, offset]).astype(np.float32))
+
+
+# --- both ----------------------------------------------------------------------------------------------
+
+
+def _small_size(pixels: NDArray[Any], side: int) -> tuple[int, int]:
+    """Width and height at which the longer side is at most `side`."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _shrink(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Averages at (width, height); halved first as often as that goes, which is four times as fast."""
+    while values.shape[1] >= 4 * size[0] and values.shape[0] >= 4 * size[1]:
+        values = _resize(values, (values.shape[1] // 2, values.shape[0] // 2), cv2.INTER_AREA)
+    return _resize(values, size, cv2.INTER_AREA)
+
+
+def _resize(values: NDArray[Any], size: tuple[int, ...], how: int) -> NDArray[Any]:
+    """To (width, height), at least two dimensions whatever OpenCV drops."""
     resized: NDArray[Any] = cv2.resize(values, size, interpolation=how)
-    return resized
+    return resized.reshape(*size[::-1], *values.shape[2:])
+
+
+def _disc(radius: float) -> Pixels:
+    r = max(1, round(radius))
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1)), np.uint8)
+
+
+def _unit(pixels: NDArray[Any]) -> Floats:
+    """0..255 as 0..1."""
+    return np.asarray(pixels, np.float32) / np.float32(255)
+
+
+def _bytes(values: Floats) -> Pixels:
+    """0..1 as 0..255, to the nearest."""
+    return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _chunks(indices: NDArray[Any]) -> list[NDArray[Any]]:
+    return np.array_split(indices, -(-indices.size // CHUNK)) if indices.size else []
+
+
+def _in_chunks(work: Callable[[NDArray[Any]], None], indices: NDArray[Any]) -> None:
+    """Have threads work on the pixels, a chunk at a time; NumPy and OpenCV let go of the lock meanwhile."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(work, _chunks(indices)))

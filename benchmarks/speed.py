@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -51,14 +51,14 @@ RESULTS = Path(__file__).parent / "results"
 class Ours:
     """This project's pipeline."""
 
-    foreground = False
+    options: ClassVar = {"refine": False, "foreground": False}
 
     def __init__(self, _: Path) -> None:
         self.remover = BackgroundRemover.from_pretrained()
         self.small = shrink(open_photo(ROOT / "examples" / "person.jpg").rgb, SIZE)[np.newaxis]
 
     def file(self, photo: Path, out: Path) -> None:
-        self.remover(photo, foreground=self.foreground).save(out)
+        self.remover(photo, **self.options).save(out)
 
     def model(self) -> None:
         self.remover.engine(self.small)
@@ -88,9 +88,15 @@ class Ours:
 
 
 class OursDefault(Ours):
-    """The same with the default's clean edges."""
+    """The same with the default's clean colours."""
 
-    foreground = True
+    options: ClassVar = {}
+
+
+class OursRefined(Ours):
+    """The same with refined edges as well."""
+
+    options: ClassVar = {"refine": True}
 
 
 class Rembg:
@@ -133,10 +139,23 @@ class Card:
         self.net(self.image)
 
 
-CONTENDERS = {"ours": Ours, "default": OursDefault, "ours, fp32": Ours, "rembg": Rembg, "card": Card}
+CONTENDERS = {
+    "ours": Ours,
+    "default": OursDefault,
+    "refined": OursRefined,
+    "ours, fp32": Ours,
+    "rembg": Rembg,
+    "card": Card,
+}
 
 
-COLUMNS = {"ours": "ours, pasted", "default": "ours, clean edges", "rembg": "rembg", "card": "model card"}
+COLUMNS = {
+    "ours": "ours, pasted",
+    "default": "ours, clean colours",
+    "refined": "ours, refined edges",
+    "rembg": "rembg",
+    "card": "model card",
+}
 
 
 class Laps:
@@ -278,13 +297,14 @@ def measure(rounds: int) -> dict[str, Any]:
         laps = [workers["ours"]("stages", photos[12])["result"] for _ in range(rounds)]
         workers.pop("card").close()
         workers.pop("default").close()
+        workers.pop("refined").close()
         folders = [in_turns(workers, 1, "file", photo, out) for photo in many]
         for worker in workers.values():
             worker.close()
 
         memory: dict[int, dict[str, float]] = {12: {}, 48: {}}
         for mp, peaks in memory.items():
-            for name in ("ours", "default", "rembg", "card"):
+            for name in COLUMNS:
                 worker = Worker(name, onnx)
                 peaks[name] = worker("file", photos[mp], out)["MB"]
                 worker.close()

@@ -1,12 +1,13 @@
-"""Foreground colours against renders whose alpha and colours are known exactly."""
+"""Alpha and colours against renders where both are known exactly."""
 
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from matting import estimate_foreground
+from matting import estimate_foreground, refine, touch_up
 from utilities import composite
 
 sys.path.append(str(ROOT / "benchmarks"))
@@ -14,6 +15,10 @@ sys.path.append(str(ROOT / "benchmarks"))
 from renders import KINDS, Render, blend, render
 
 SCENES = [(kind, background) for kind in KINDS for background in ("photo", "plain")]
+
+
+# scenes whose subject the network finds, so that what is left to gain is at the edges
+EDGED = [("text", "plain"), ("wires", "photo"), ("wires", "plain"), ("product", "photo"), ("drawing", "plain")]
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +85,137 @@ def test_a_red_subject_on_blue_loses_its_violet_edge():
     edge = (alpha > 20) & (alpha < 255)
     assert np.abs(photo[edge].astype(int) - red[edge]).mean() > 40
     assert np.abs(foreground[edge].astype(int) - red[edge]).mean() < 4
+
+
+# --- refine ---
+
+
+def network_matte(alpha: np.ndarray, side: int = 160) -> np.ndarray:
+    """What a network of that size makes of the truth: soft, strands run together, the edge somewhat outside."""
+    small = cv2.resize(alpha, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    small = 1 / (1 + np.exp(-9 * (cv2.GaussianBlur(small, (0, 0), 1.0) - 0.42)))
+    small = (small - small.min()) / (small.max() - small.min())
+    return cv2.resize(np.rint(small * 255).astype(np.uint8), alpha.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def mad(alpha: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.abs(alpha.astype(float) - truth).mean())
+
+
+@pytest.mark.parametrize("size", [(750, 1000), (1500, 2000)], ids=str)
+@pytest.mark.parametrize("scene", EDGED, ids=str)
+def test_refining_brings_the_networks_matte_closer_to_the_truth(remover, scene, size):
+    scene = render(*scene, size=size)
+    matte = remover(scene.photo, refine=False).alpha
+    assert mad(refine(scene.photo, matte), scene.alpha) < 0.6 * mad(matte, scene.alpha)
+
+
+def test_wide_doubt_may_be_filled_but_not_hollowed_out(scenes):
+    scene = scenes["product", "photo"]
+    photo, matte = scene.photo.copy(), scene.alpha.copy()
+    doubted = (slice(250, 350), slice(350, 450))
+    assert scene.alpha[doubted].min() == 255
+    photo[doubted], matte[doubted] = scene.background[doubted], 128  # looks like the background, which it may be
+    assert refine(photo, matte)[doubted][20:-20, 20:-20].min() >= 120
+
+
+def test_nothing_changes_where_nothing_is_doubted_or_everything_is(scenes):
+    scene = scenes["hair", "photo"]
+    sure = np.where(scene.alpha > 127, 255, 0).astype(np.uint8)
+    assert np.array_equal(refine(scene.photo, sure), sure)
+    doubtful = np.where(scene.alpha > 127, 150, 60).astype(np.uint8)
+    assert np.array_equal(refine(scene.photo, doubtful), doubtful)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 3), (7, 2000), (900, 2)])
+def test_any_size_and_any_matte_can_be_refined(shape):
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for matte in (rng.integers(0, 256, shape, dtype=np.uint8), np.full(shape, 128, np.uint8)):
+        assert refine(photo, matte).shape == shape
+
+
+def test_the_photo_and_the_matte_are_left_alone(scenes):
+    scene = scenes["hair", "photo"]
+    photo, matte = scene.photo.copy(), network_matte(scene.alpha)
+    before = matte.copy()
+    refine(photo, matte)
+    assert np.array_equal(photo, scene.photo)
+    assert np.array_equal(matte, before)
+
+
+# --- touch_up ---
+
+
+@pytest.fixture(scope="module")
+def square() -> tuple[np.ndarray, np.ndarray]:
+    """A photo H x W x 3 of a red square, slightly noisy, on green, and its alpha."""
+    alpha = np.zeros((300, 400), np.uint8)
+    alpha[100:200, 150:250] = 255
+    alpha = cv2.GaussianBlur(alpha, (3, 3), 0)
+    noise = np.random.default_rng(0).normal(0, 2, (300, 400, 3))
+    a = alpha[..., None] / 255
+    photo = a * (200, 40, 40) + (1 - a) * (40, 160, 60) + noise
+    return np.clip(np.rint(photo), 0, 255).astype(np.uint8), alpha
+
+
+def stroke(shape: tuple[int, int], start: tuple[int, int], end: tuple[int, int], width: int) -> np.ndarray:
+    """A brush stroke from (x, y) to (x, y)."""
+    canvas = np.zeros(shape, np.uint8)
+    cv2.line(canvas, start, end, 1, width)
+    return canvas > 0
+
+
+NOTHING = np.zeros((300, 400), bool)
+
+
+def test_what_the_brush_brings_back_ends_at_the_photos_edge(square):
+    photo, truth = square
+    lost = truth.copy()
+    lost[:, 200:] = 0
+    brush = stroke(truth.shape, (230, 125), (230, 175), 76)  # all that is lost, and 20 pixels beyond the edges
+    fixed = touch_up(photo, lost, brush, NOTHING)
+    inside, outside = brush & (truth == 255), brush & (truth == 0)
+    assert fixed[inside].mean() > 225
+    assert fixed[outside].mean() < 25
+    assert np.array_equal(fixed[~brush], lost[~brush])
+
+
+def test_what_the_brush_takes_away_ends_at_the_photos_edge(square):
+    photo, truth = square
+    spilt = truth.copy()
+    spilt[90:210, 250:300] = 255
+    brush = stroke(truth.shape, (272, 95), (272, 205), 60)
+    fixed = touch_up(photo, spilt, NOTHING, brush)
+    inside, outside = brush & (truth == 255), brush & (truth == 0)
+    assert fixed[inside].mean() > 230
+    assert fixed[outside].mean() < 25
+    assert np.array_equal(fixed[~brush], spilt[~brush])
+
+
+def test_strokes_only_raise_or_only_lower_alpha_and_removing_wins(square):
+    photo, truth = square
+    brush = stroke(truth.shape, (60, 60), (350, 240), 30)
+    assert (touch_up(photo, truth, brush, NOTHING) >= truth).all()
+    lowered = touch_up(photo, truth, NOTHING, brush)
+    assert (lowered <= truth).all()
+    assert np.array_equal(touch_up(photo, truth, brush, brush), lowered)
+    assert np.array_equal(touch_up(photo, truth, NOTHING, NOTHING), truth)
+
+
+def test_strokes_on_a_large_photo_end_at_its_edge_too(square):
+    photo, truth = (cv2.resize(pixels, (2400, 1800), interpolation=cv2.INTER_CUBIC) for pixels in square)
+    lost = truth.copy()
+    lost[:, 1200:] = 0
+    brush = stroke(truth.shape, (1380, 750), (1380, 1050), 456)
+    nothing = np.zeros(truth.shape, bool)
+    fixed = touch_up(photo, lost, brush, nothing)
+    assert fixed[brush & (truth == 255)].mean() > 225
+    assert fixed[brush & (truth == 0)].mean() < 25
+
+
+def test_a_thin_stroke_and_a_stroke_over_everything_are_taken_at_their_word(square):
+    photo, truth = square
+    thin = stroke(truth.shape, (20, 20), (100, 20), 1)
+    assert touch_up(photo, truth, thin, NOTHING)[thin].min() == 255
+    assert touch_up(photo, truth, ~NOTHING, NOTHING)[150, 200] == 255

@@ -10,7 +10,7 @@ import pytest
 from conftest import DATA, EXAMPLES, PERSON, PHOTOS, ROOT, card_matte, iou, pixels
 from PIL import Image, ImageCms
 
-from matting import estimate_foreground
+from matting import estimate_foreground, refine, touch_up
 from pipeline import Cutout, Outcome
 from utilities import Photo, PhotoError, composite
 
@@ -53,6 +53,32 @@ def test_partial_pixels_lose_the_old_background_unless_told_not_to(remover, pers
     assert np.array_equal(clean.foreground, estimate_foreground(person, clean.alpha))
     partial = (clean.alpha > 0) & (clean.alpha < 255)
     assert np.abs(clean.foreground.astype(int) - person)[partial].mean() > 3
+
+
+def test_the_matte_is_the_networks_unless_refinement_is_asked_for(remover, person):
+    plain, refined = remover(person), remover(person, refine=True)
+    assert np.array_equal(refined.alpha, refine(person, plain.alpha))
+    assert not np.array_equal(refined.alpha, plain.alpha)
+    assert np.array_equal(refined.foreground, estimate_foreground(person, refined.alpha))
+    again = Cutout.from_matte(plain.photo, plain.alpha, refine=True)
+    assert np.array_equal(again.pixels(), refined.pixels())
+
+
+def test_a_touched_up_cutout_has_the_brushs_alpha_and_its_own_colours(remover, person):
+    cutout = remover(person)
+    remove = np.zeros(cutout.photo.size, bool)
+    remove[100:200, 100:200] = True
+    touched = cutout.touched_up(~np.ones_like(remove), remove)
+    assert np.array_equal(touched.alpha, touch_up(person, cutout.alpha, ~np.ones_like(remove), remove))
+    assert (touched.alpha[remove] < cutout.alpha[remove]).any()
+    assert np.array_equal(touched.foreground, estimate_foreground(person, touched.alpha))
+
+
+def test_refinement_keeps_to_the_photos_own_alpha(remover, person):
+    own = np.full(person.shape[:2], 255, np.uint8)
+    own[:, :200] = 90
+    refined = remover(np.dstack([person, own]), refine=True)
+    assert (refined.alpha <= own).all()
 
 
 def test_a_matte_from_elsewhere_cuts_too(remover, person):

@@ -15,6 +15,8 @@ from typing import Any
 import gradio.mcp
 from PIL import Image
 
+from utilities import PhotoError
+
 TOOLS = ("cutout", "matte", "edit")  # endpoints
 INLINE_BYTES = 700_000  # of a picture in an answer; clients refuse answers of more than about 1 MB, in base64
 PREVIEW = 512  # pixels: longer side of what goes out instead of a larger one
@@ -40,6 +42,8 @@ class PictureTools(gradio.mcp.GradioMCPServer):
                 value[name] = {"url": text, "meta": {"_type": "gradio.FileData"}}
             elif not text:
                 value.pop(name, None)
+            elif not str(text).startswith(("http://", "https://")):
+                raise PhotoError("This picture can not be had from here: give its http or https URL, or a data: URL.")
         return super().convert_strings_to_filedata(value, filedata_positions)
 
     @staticmethod

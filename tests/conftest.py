@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -11,9 +12,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +69,12 @@ def card_matte(net: torch.nn.Module, photo: np.ndarray) -> np.ndarray:
         result = torch.squeeze(F.interpolate(net(image)[0][0], size=photo.shape[:2], mode="bilinear"), 0)
     result = (result - result.min()) / (result.max() - result.min())
     return np.squeeze((result * 255).permute(1, 2, 0).numpy().astype(np.uint8))
+
+
+def run_async(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """A coroutine's result, from a thread of its own, since Playwright has a loop running in the tests' thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 def pixels(path: str | Path) -> np.ndarray:
@@ -152,17 +161,17 @@ def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start_app(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[str]]:
     """`python app.py`, as a user starts it, with the IS-Net weights and environment variables; gives its address.
 
-    Other arguments for `python` start it otherwise.
+    Other arguments for `python` start it otherwise, and another folder as it is there.
     """
 
     @contextmanager
-    def start(*arguments: str, **env: str) -> Iterator[str]:
+    def start(*arguments: str, folder: Path = ROOT, **env: str) -> Iterator[str]:
         log = tmp_path_factory.mktemp("app") / "log"
         environment = os.environ | {"RMBG_WEIGHTS": weights.ISNET, "PYTHONUNBUFFERED": "1"} | env
         environment.setdefault("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("temporary")))
         with log.open("w") as file:
             command = [sys.executable, *(arguments or ["app.py"])]
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file)
         try:
             deadline = time.monotonic() + 120
             while not (found := re.search(r"http://[\d.]+:\d+", log.read_text())):

@@ -1,7 +1,7 @@
 """The API through the clients that people have, and what it refuses, against `python app.py` as a user starts it."""
 
-import asyncio
 import base64
+import io
 import json
 import re
 import subprocess
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, PERSON, ROOT, SENTENCES, pixels
+from conftest import EXAMPLES, PERSON, ROOT, SENTENCES, pixels, run_async
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from mcp import ClientSession
@@ -67,14 +67,18 @@ LOOK = [
     ("format", "Dropdown", "png", False),
     ("quality", "Number", None, False),
 ]
+REFINE = ("refine", "Checkbox", True, False)
 MATTE, CUTOUT = ("matte", "Image", None, True), ("cutout", "Image", None, True)
 CONTRACT = {
     "/predict": ([IMAGE], [CUTOUT]),
     "/remove_background": ([IMAGE, *BACKGROUND], [MATTE, CUTOUT]),
     "/cutout": ([IMAGE, *BACKGROUND], [CUTOUT]),
-    "/matte": ([IMAGE], [MATTE]),
+    "/matte": ([IMAGE, REFINE], [MATTE]),
     "/edit": ([IMAGE, ("matte", "Image", None, False), *LOOK], [CUTOUT]),
-    "/batch": ([("photos", "File", None, True), *LOOK], [("zip", "File", None, True), ("report", "Json", None, True)]),
+    "/batch": (
+        [("photos", "File", None, True), REFINE, *LOOK],
+        [("zip", "File", None, True), ("report", "Json", None, True)],
+    ),
 }
 
 
@@ -159,9 +163,11 @@ def test_remove_background_gives_matte_and_composite(client, truth):
     assert np.array_equal(pixels(cutout), np.asarray(truth.image))
 
 
-def test_matte_gives_the_matte_alone(client, truth):
+def test_matte_gives_the_matte_alone_refined_or_not(client, truth, remover):
     path = client.predict(handle_file(PERSON), api_name="/matte")
     assert Path(path).name == "person-matte.png"
+    assert np.array_equal(pixels(path), remover(PERSON, refine=True).alpha)
+    path = client.predict(handle_file(PERSON), refine=False, api_name="/matte")
     assert np.array_equal(pixels(path), truth.alpha)
 
 
@@ -238,7 +244,7 @@ def twenty(tmp_path, bad_files) -> list[Path]:
 
 
 def test_of_20_photos_with_2_broken_ones_18_come_back_and_2_have_their_reason(client, truth, twenty, cutout_file):
-    archive, report = client.predict([handle_file(path) for path in twenty], api_name="/batch")
+    archive, report = client.predict([handle_file(path) for path in twenty], refine=False, api_name="/batch")
     assert [entry["name"] for entry in report if entry["file"] is None] == ["truncated.jpg", "text.jpg"]
     for entry in report:
         if entry["file"] is None:
@@ -256,14 +262,15 @@ def test_of_20_photos_with_2_broken_ones_18_come_back_and_2_have_their_reason(cl
         assert all(re.fullmatch(r"[\w-]+\.png", name) for name in files)
 
 
-def test_a_batch_takes_what_an_edit_takes_and_tells_an_empty_result(client, truth, tmp_path):
+def test_a_batch_takes_what_an_edit_takes_and_tells_an_empty_result(client, remover, tmp_path):
     Image.new("RGB", (300, 200), "navy").save(tmp_path / "blank.png")
     photos = [handle_file(PERSON), handle_file(tmp_path / "blank.png")]
     archive, report = client.predict(photos, background="#30a060", width=100, format="webp", api_name="/batch")
     assert [entry["file"] for entry in report] == ["person.webp", "blank.webp"]
     assert "Nothing in this photo stands out" in report[1]["reason"]
     with zipfile.ZipFile(archive) as zipped, zipped.open("person.webp") as file, Image.open(file) as image:
-        assert np.array_equal(np.asarray(image), np.asarray(truth.framed(size=(100, 100)).composite("#30a060")))
+        truth = remover(PERSON, refine=True).framed(size=(100, 100))
+        assert np.array_equal(np.asarray(image), np.asarray(truth.composite("#30a060")))
 
 
 def test_a_batch_of_nothing_good_has_its_reasons_and_no_zip(client, bad_files):
@@ -348,7 +355,7 @@ def test_a_data_url_is_a_photo_too(app_url):
 @pytest.mark.parametrize("path", ["/etc/passwd", str(PERSON), str(ROOT / "app.py")])
 def test_files_of_the_server_cannot_be_named(app_url, path):
     named = {"path": path, "meta": META}
-    for answer in (call(app_url, named), call(app_url, [named], *[None] * 9, name="batch")):
+    for answer in (call(app_url, named), call(app_url, [named], *[None] * 10, name="batch")):
         assert "event: complete" not in answer
         assert str(ROOT) not in answer
     with pytest.raises(urllib.error.HTTPError, match="403"):
@@ -374,7 +381,7 @@ def inside():
             pass
 
     server = ThreadingHTTPServer(("", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server.server_port, asked
     server.shutdown()
     server.server_close()
@@ -389,7 +396,7 @@ def test_no_address_of_the_private_network_is_ever_asked(app_url, client, inside
     for answer in (
         call(app_url, file),
         call(app_url, {"path": str(PERSON), "url": url, "meta": META}),
-        call(app_url, [file], *[None] * 9, name="batch"),
+        call(app_url, [file], *[None] * 10, name="batch"),
         call(app_url, file, file, *[None] * 9, name="edit"),
         call(app_url, None, file, *background, name="cutout"),  # where a text belongs, too
     ):
@@ -412,7 +419,7 @@ def in_session(app_url: str, do: Callable[[ClientSession], object]) -> object:
                 await session.initialize()
                 return await do(session)
 
-    return asyncio.run(session())
+    return run_async(session())
 
 
 def call_tool(app_url: str, tool: str, **arguments: object) -> CallToolResult:
@@ -445,7 +452,7 @@ def test_a_tool_takes_the_url_that_an_earlier_answer_gave(app_url, truth, tmp_pa
     assert inline == linked
     (tmp_path / "edit.webp").write_bytes(inline)
     assert np.array_equal(pixels(tmp_path / "edit.webp"), np.asarray(truth.framed(size=(200, 200)).composite("white")))
-    inline, _ = pictures(call_tool(app_url, "matte", image=data_url(PERSON)))
+    inline, _ = pictures(call_tool(app_url, "matte", image=data_url(PERSON), refine=False))
     (tmp_path / "matte.png").write_bytes(inline)
     assert np.array_equal(pixels(tmp_path / "matte.png"), truth.alpha)
 
@@ -470,6 +477,23 @@ def test_a_tool_tells_what_is_wrong_in_one_sentence(app_url, bad_files, name):
     (content,) = answer.content
     assert SENTENCES[name] in content.text
     assert not re.search(LEAK, content.text)
+
+
+@pytest.mark.parametrize("image", ["C:\\photos\\me.jpg", "/home/me/photo.jpg", "photo.jpg"])
+def test_a_file_of_the_models_own_machine_is_told_from_a_url(app_url, image):
+    answer = call_tool(app_url, "cutout", image=image)
+    assert answer.isError
+    assert "give its http or https URL" in answer.content[0].text
+
+
+def test_a_photo_that_came_as_a_data_url_is_left_nowhere(app_url, uploads):
+    buffer = io.BytesIO()
+    Image.open(PERSON).save(buffer, "JPEG", quality=83)
+    data = buffer.getvalue()
+    pictures(call_tool(app_url, "cutout", image=f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"))
+    files = [path for path in uploads.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if path.read_bytes() == data]
 
 
 def test_without_the_mcp_package_the_app_starts_and_works(start_app, tmp_path, truth):

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import PERSON
+from conftest import PERSON, run_async
 
 import fetch
 import utilities
@@ -43,14 +43,14 @@ def server(monkeypatch):
             pass
 
     server = ThreadingHTTPServer(("", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server.server_port, asked
     server.shutdown()
     server.server_close()
 
 
 def get(url: str, folder: Path) -> Path:
-    return Path(asyncio.run(fetch.fetch(url, str(folder))))
+    return Path(run_async(fetch.fetch(url, str(folder))))
 
 
 def test_a_photo_comes_with_its_name(server, tmp_path):

@@ -66,12 +66,10 @@ ASSETS = Path(__file__).parent / "page"
 
 def photo_input(**kwargs: Any) -> gr.Image:
     """An image component that hands the upload over as it is: `utilities.open_photo` decides what is a photo."""
-    component = gr.Image(type="filepath", image_mode=None, buttons=["fullscreen"], **kwargs)
-    component.preprocess = raw_upload  # type: ignore[assignment, method-assign]
-    return component
+    return gr.Image(type="filepath", image_mode=None, buttons=["fullscreen"], **kwargs)
 
 
-def raw_upload(payload: ImageData | None) -> str | bytes | None:
+def raw_upload(_: gr.Image, payload: ImageData | None) -> str | bytes | None:
     """The upload's path, or its bytes where a client sent a data: URL."""
     if payload is None:
         return None
@@ -81,6 +79,10 @@ def raw_upload(payload: ImageData | None) -> str | bytes | None:
         except binascii.Error:
             return b"not a photo"
     return payload.path
+
+
+# In the class, since Gradio builds a component anew for each visitor whose page shows or hides it.
+gr.Image.preprocess = raw_upload  # type: ignore[assignment, method-assign]
 
 
 def photos_input(**kwargs: Any) -> gr.File:
@@ -463,7 +465,7 @@ def on_photo(photo: Upload | None, work: Work | None, refine: bool, *choices: An
     """A new photo: the only handler here that runs the network."""
     if photo is None:  # cleared, by the visitor or because it was refused, which the status says
         return nothing(gr.skip())
-    if work and photo == work.preview:  # shown below in place of the photo
+    if work and photo in (work.photo, work.preview):  # the page tells of some changes twice, and of our own
         return [gr.skip()] * 8
     start = time.perf_counter()
     try:

@@ -463,8 +463,8 @@ def mattes(work: Work, cutouts: tuple[Cutout, Cutout], taken: int = 0) -> list[A
 @plainly
 def on_photo(photo: Upload | None, work: Work | None, refine: bool, *choices: Any) -> list[Any]:
     """A new photo: the only handler here that runs the network."""
-    if photo is None:  # cleared, by the visitor or because it was refused, which the status says
-        return nothing(gr.skip())
+    if photo is None:
+        return nothing("")
     if work and photo in (work.photo, work.preview):  # the page tells of some changes twice, and of our own
         return [gr.skip()] * 8
     start = time.perf_counter()
@@ -488,9 +488,9 @@ def on_photo(photo: Upload | None, work: Work | None, refine: bool, *choices: An
     return [shown, work, say(text, bad=not rough.found), *made]
 
 
-def nothing(status: Any) -> list[Any]:
-    """The page without a photo."""
-    return [None, None, status, None, None, None, None, gr.update(value=None, interactive=False)]
+def nothing(status: str) -> list[Any]:
+    """The page without a photo to work on."""
+    return [gr.skip(), None, status, None, None, None, None, gr.update(value=None, interactive=False)]
 
 
 @plainly
@@ -749,7 +749,6 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
     looked = [result, compare, download]
     private: dict[str, Any] = {"api_visibility": "private"}
     edits: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 2, "concurrency_id": "edit"}
-    photo.clear(lambda: "", None, status, **QUIET)
     photo.change(
         on_photo,
         [photo, work, refine, *look],

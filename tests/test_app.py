@@ -405,6 +405,7 @@ def test_a_photo_can_be_pasted(page, person_png, refined):
 def test_the_camera_takes_a_photo(page):
     page.locator("#photo button[aria-label='Capture from camera']").click()
     page.locator("#photo").get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#photo video')?.videoWidth > 0")
     page.locator("#photo button[aria-label='capture photo']").click()
     expect(page.locator("#status")).to_contain_text(re.compile("Done in|Nothing in this photo"), timeout=PATIENCE)
     expect(page.locator("#cutout img")).to_be_visible()

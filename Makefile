@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test lint benchmark pictures browser
+.PHONY: app test lint benchmark quality pictures browser
 
 app: $(VENV)/app
 	$(BIN)/python app.py
@@ -26,6 +26,10 @@ $(VENV)/bin/python:
 benchmark: $(VENV)/benchmark
 	$(BIN)/python benchmarks/speed.py
 
+# PAIRS=folder measures photos with known alpha as well: folder/input/NAME, folder/alpha/NAME
+quality: $(VENV)/benchmark
+	$(BIN)/python benchmarks/quality.py $(if $(PAIRS),--pairs $(PAIRS))
+
 $(VENV)/app: requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
@@ -36,6 +40,7 @@ $(VENV)/dev: requirements-dev.txt requirements.txt | $(VENV)/bin/python
 
 $(VENV)/benchmark: requirements-benchmark.txt requirements-dev.txt requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-benchmark.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps pysodmetrics  # pins older packages than it needs
 	touch $@
 
 # Debian's Chromium where there is one or apt may install it, else playwright's own.

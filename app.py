@@ -66,12 +66,10 @@ ASSETS = Path(__file__).parent / "page"
 
 def photo_input(**kwargs: Any) -> gr.Image:
     """An image component that hands the upload over as it is: `utilities.open_photo` decides what is a photo."""
-    component = gr.Image(type="filepath", image_mode=None, buttons=["fullscreen"], **kwargs)
-    component.preprocess = raw_upload  # type: ignore[assignment, method-assign]
-    return component
+    return gr.Image(type="filepath", image_mode=None, buttons=["fullscreen"], **kwargs)
 
 
-def raw_upload(payload: ImageData | None) -> str | bytes | None:
+def raw_upload(_: gr.Image, payload: ImageData | None) -> str | bytes | None:
     """The upload's path, or its bytes where a client sent a data: URL."""
     if payload is None:
         return None
@@ -81,6 +79,10 @@ def raw_upload(payload: ImageData | None) -> str | bytes | None:
         except binascii.Error:
             return b"not a photo"
     return payload.path
+
+
+# In the class, since Gradio builds a component anew for each visitor whose page shows or hides it.
+gr.Image.preprocess = raw_upload  # type: ignore[assignment, method-assign]
 
 
 def photos_input(**kwargs: Any) -> gr.File:
@@ -459,10 +461,12 @@ def mattes(work: Work, cutouts: tuple[Cutout, Cutout], taken: int = 0) -> list[A
 
 
 @plainly
-def on_photo(photo: Upload | None, refine: bool, *choices: Any) -> list[Any]:
+def on_photo(photo: Upload | None, work: Work | None, refine: bool, *choices: Any) -> list[Any]:
     """A new photo: the only handler here that runs the network."""
     if photo is None:
         return nothing("")
+    if work and photo in (work.photo, work.preview):  # the page tells of some changes twice, and of our own
+        return [gr.skip()] * 8
     start = time.perf_counter()
     try:
         if isinstance(photo, bytes):
@@ -485,8 +489,8 @@ def on_photo(photo: Upload | None, refine: bool, *choices: Any) -> list[Any]:
 
 
 def nothing(status: str) -> list[Any]:
-    """The page without a photo."""
-    return [None, None, status, None, None, None, None, gr.update(value=None, interactive=False)]
+    """The page without a photo to work on."""
+    return [gr.skip(), None, status, None, None, None, None, gr.update(value=None, interactive=False)]
 
 
 @plainly
@@ -706,7 +710,7 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
                     elem_id="compare",
                     elem_classes=["checker"],
                 )
-            examples = gr.Examples(
+            gr.Examples(
                 EXAMPLES,
                 inputs=[photo],
                 label="Examples",
@@ -745,15 +749,14 @@ with gr.Blocks(title="Background remover", analytics_enabled=False, delete_cache
     looked = [result, compare, download]
     private: dict[str, Any] = {"api_visibility": "private"}
     edits: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 2, "concurrency_id": "edit"}
-    for new_photo in (photo.input, examples.load_input_event.then):
-        new_photo(
-            on_photo,
-            [photo, refine, *look],
-            [photo, work, status, matte, touch, *looked],
-            show_progress_on=[matte, result],
-            **private,
-            **one_at_a_time,
-        )
+    photo.change(
+        on_photo,
+        [photo, work, refine, *look],
+        [photo, work, status, matte, touch, *looked],
+        show_progress_on=[matte, result],
+        **private,
+        **one_at_a_time,
+    )
     gr.on(
         [touch.input, refine.input],
         on_touch,

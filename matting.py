@@ -36,7 +36,8 @@ ALPHA_SIDE = 800  # pixels: longer side of the copy on which alpha is solved for
 UNSURE = 0.1  # the network's word counts below this and above 1 minus this
 MARGIN = 3  # pixels by which the band exceeds what is unsure
 CORES, GROWTH = (4, 8), 3  # what is unsure and wider than 2 CORE gets GROWTH CORE more
-THIN, THIN_REACH = 0.7, 4  # matte from which the middle of a part is subject, however thin, and pixels around it
+THIN, GAP = 0.7, 0.98  # matte, and 1 minus it, from which the middle of a part or a gap is sure, however thin
+THIN_REACH = 4  # pixels around the middle to compare it with
 LEAST_KNOWN = 0.005  # share of the photo that must be surely subject, and surely background
 COLOUR_NOISE = 1e-6  # variance of the colours (0..1) that a window of the matting Laplacian takes for noise
 TOLERANCE, STEPS = 1e-3, (300, 200)  # of the conjugate gradients: the error left, most steps at half and at whole size
@@ -148,7 +149,7 @@ def refine(photo: Pixels, matte: Pixels) -> Pixels:
     """A better alpha, H x W, from a photo H x W x 3 and a network's matte H x W, at the photo's own resolution.
 
     Closed-form matting (Levin et al., PAMI 2008) in a band around what the matte is unsure of; the rest becomes 0 or
-    255. The middle of a thin part, which lies in the band from edge to edge, is subject all the same. Where doubt is
+    255. The middle of a thin part or gap, which lies in the band from edge to edge, stays what it is. Where doubt is
     wide, the network doubts a part of the subject and not an edge: there alpha may rise, but not fall. A matte without
     enough that is surely subject, or surely background, is returned as it is.
     """
@@ -159,7 +160,7 @@ def refine(photo: Pixels, matte: Pixels) -> Pixels:
     least = LEAST_KNOWN * coarse.size
     if not band.any() or np.count_nonzero(subject & ~band) < least or np.count_nonzero(~subject & ~band) < least:
         return matte
-    unknown = band & ~_thin(coarse)
+    unknown = band & ~_thin(coarse, THIN) & ~_thin(1 - coarse, GAP)
     alpha = _solve_alpha(image, np.where(unknown, coarse, subject.astype(np.float32)), unknown)
     alpha = _keep_wide(alpha, coarse)
     sure = _resize(alpha, matte.shape[::-1], cv2.INTER_LINEAR) > 0.5
@@ -181,14 +182,14 @@ def touch_up(photo: Pixels, alpha: Pixels, keep: Mask, remove: Mask) -> Pixels:
     box = tuple(slice(max(0, int(at[0]) - pad), int(at[-1]) + 1 + pad) for at in (rows, columns))
     photo, before = np.ascontiguousarray(photo[box]), np.ascontiguousarray(alpha[box])
     keep, remove = keep[box], remove[box]
-    target = before.copy()
-    kept, removed = _core(keep), _core(remove)
-    target[kept], target[removed] = 255, 0
-    band = (keep | remove) & ~kept & ~removed
-    small = _small_size(before, ALPHA_SIDE)
-    image, start = _unit(_shrink(photo, small)), _unit(_shrink(target, small))
-    inside = _shrink(band.astype(np.float32), small) > 0
-    solved = np.where(band, _carry(photo, target, image, _solve_alpha(image, start, inside), inside), target)
+    size = _small_size(before, ALPHA_SIDE)
+    image, start = _unit(_shrink(photo, size)), _unit(_shrink(before, size))
+    kept, removed = (_shrink(stroke.astype(np.float32), size) > 0 for stroke in (keep, remove))
+    sure, surely_not = _core(kept), _core(removed)
+    start[sure], start[surely_not] = 1, 0
+    band = (kept | removed) & ~sure & ~surely_not
+    word = _bytes(_resize(start, before.shape[::-1], cv2.INTER_NEAREST))
+    solved = _carry(photo, word, image, _solve_alpha(image, start, band), band)
     out = alpha.copy()
     out[box][keep] = np.maximum(before, solved)[keep]
     out[box][remove] = np.minimum(before, solved)[remove]
@@ -214,12 +215,12 @@ def _band(matte: Floats) -> Mask:
     return band > 0
 
 
-def _thin(matte: Floats) -> Mask:
-    """The middle of each part: where both the matte and the way to the part's edge are largest."""
+def _thin(matte: Floats, least: float) -> Mask:
+    """The middle of each part: where both the matte, at `least` this, and the way to the part's edge are largest."""
     around = _disc(THIN_REACH * max(matte.shape) / ALPHA_SIDE)
     depth = cv2.distanceTransform((matte > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
     peaks = [value >= 0.99 * cv2.dilate(value, around) for value in (matte, depth)]
-    thin: Mask = (matte >= THIN) & peaks[0] & peaks[1]
+    thin: Mask = (matte >= least) & peaks[0] & peaks[1]
     return thin
 
 

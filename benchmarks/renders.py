@@ -174,7 +174,7 @@ def render(kind: str, background: str, size: tuple[int, int], seed: int = 0) -> 
     if background == "plain":
         under = np.broadcast_to(plain.astype(np.uint8), foreground.shape).copy()
     else:
-        under = _backdrop("dandelion.jpg" if len(kind) % 2 else "coffee.jpg", size)
+        under = _backdrop("dandelion.jpg", size)
     megapixels = round(height * width / 1e6)
     return Render(
         f"{kind}, {background}, {megapixels} MP", kind, blend(foreground, alpha, under), alpha, foreground, under

@@ -19,6 +19,10 @@
     const named = document.querySelectorAll(".upload-container:not(.icon-mode)[aria-label], .thumbnail-item[aria-label]");
     named.forEach((button) => button.removeAttribute("aria-label"));
   };
+  // A photo that the browser can't show leaves no broken picture behind.
+  const hide = (event) => event.target.closest?.("#photo") && (event.target.hidden = event.type === "error");
+  document.addEventListener("error", hide, true);
+  document.addEventListener("load", hide, true);
   new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
   name();
 }

@@ -15,6 +15,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 pictures: $(VENV)/app
 	$(BIN)/python docs/pictures.py

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +21,11 @@ import weights as weights_module
 from briarmbg import BriaRMBG
 from engines import SIZE, Engine, Wrapper
 from utilities import (
+    BLUR,
+    MARGIN,
+    Frame,
     Photo,
+    PhotoError,
     PhotoSource,
     Pixels,
     blur_background,
@@ -26,12 +34,16 @@ from utilities import (
     enlarge,
     image_background,
     open_photo,
+    safe_stem,
     save_pixels,
     shrink,
     with_alpha,
 )
 from weights import Weights, WeightsError
 
+logger = logging.getLogger(__name__)
+
+NOTHING_FOUND = "Nothing in this photo stands out as its subject, so the matte is empty: try another photo."
 FOUND = 128  # of 255: the network's peak from which a photo has a subject, some pixel being rather it than not
 
 Background = str | tuple[int, int, int] | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
@@ -56,6 +68,23 @@ class Cutout:
         colours = matting.estimate_foreground(photo.rgb, alpha) if foreground else photo.rgb
         return cls(photo, alpha, colours, found=bool(alpha.any()))
 
+    @classmethod
+    def open(cls, photo: PhotoSource, matte: PhotoSource | None = None) -> Cutout:
+        """An earlier cutout again: from a photo and its matte, or from a cutout that holds its alpha itself.
+
+        Raises PhotoError if one is no photo, if their sizes differ, and if there is neither a matte nor alpha.
+        """
+        opened = open_photo(photo)
+        if matte is None:
+            if opened.alpha is None:
+                raise PhotoError("This picture has no transparency: send the matte that belongs to it, or cut it out.")
+            return cls.from_matte(opened, opened.alpha, foreground=False)  # its colours are the subject's already
+        alpha = open_photo(matte).rgb[..., 0]
+        if alpha.shape != opened.size:
+            sizes = "the photo has {1} × {0} pixels and the matte {3} × {2}".format(*opened.size, *alpha.shape)
+            raise PhotoError(f"These two don't belong together, for {sizes}: send the photo's own matte.")
+        return cls.from_matte(opened, np.ascontiguousarray(alpha))
+
     def touched_up(self, keep: NDArray[np.bool_], remove: NDArray[np.bool_]) -> Cutout:
         """The cutout after brush strokes, H x W each, that bring the subject back or take it away, see `matting`."""
         return Cutout.from_matte(self.photo, matting.touch_up(self.photo.opaque(), self.alpha, keep, remove))
@@ -70,45 +99,90 @@ class Cutout:
         """The subject, mode RGBA, straight alpha: where the matte is 255 the photo's pixels, where it is 0 zeros."""
         return self._image(self.pixels())
 
-    def composite(self, background: Background = "white") -> Image.Image:
+    def framed(self, margin: float = MARGIN, size: tuple[int, int] | None = None) -> Cutout:
+        """Cropped to the subject, with a margin of that share of its longer side (0 to 1) all around.
+
+        With `size`, the width and height of a canvas, it is scaled to fit into that with its margin, and centred.
+        Faint residue and specks don't widen the crop, see `utilities.subject_box`. Where the canvas reaches
+        beyond the photo alpha is 0. Where there is no subject, the whole photo is shown.
+
+        Raises PhotoError for a margin or a size that can't be made.
+        """
+        frame = Frame.around(self.alpha, margin, size)
+        foreground, alpha = frame.subject(self.foreground, self.alpha)
+        return replace(
+            self, photo=Photo(frame.photo(self.photo.opaque()), icc=self.photo.icc), alpha=alpha, foreground=foreground
+        )
+
+    def preview(self, side: int) -> Cutout:
+        """The same with at most `side` pixels on the longer side, averaged, for a quick look."""
+        height, width = self.photo.size
+        scale = side / max(height, width)
+        if scale >= 1:
+            return self
+        small = Frame(slice(None), slice(None), (max(1, round(width * scale)), max(1, round(height * scale))), (0,) * 4)
+        foreground, alpha = small.subject(self.foreground, self.alpha)
+        photo = Photo(small.photo(self.photo.opaque()), icc=self.photo.icc)
+        return replace(self, photo=photo, alpha=alpha, foreground=foreground)
+
+    def composite(self, background: Background = "white", blur: float = BLUR) -> Image.Image:
         """The subject on a background, mode RGB.
 
         `background` is a CSS colour ("white", "#ff8800"), an RGB tuple, "blur" (the photo's own background,
         blurred), or an image (path object, bytes, PIL image, array), which fills the frame and is cut to it.
         A colour is sRGB; it and an image are brought into the photo's colour space, so that the subject's
-        pixels stay as they are.
+        pixels stay as they are. `blur` is how strong that is: a standard deviation, as a share of the longer side.
 
-        Raises PhotoError for what is neither a colour nor an image.
+        Raises PhotoError for what is neither a colour nor an image, and for a blur outside `utilities.BLURS`.
         """
-        return self._image(self.pixels(background))
+        return self._image(self.pixels(background, blur))
 
-    def pixels(self, background: Background | None = None) -> Pixels:
-        """`image` as H x W x 4, or `composite(background)` as H x W x 3."""
+    def pixels(self, background: Background | None = None, blur: float = BLUR) -> Pixels:
+        """`image` as H x W x 4, or `composite(background, blur)` as H x W x 3."""
         under: Pixels | tuple[int, int, int]
         if background is None:
             return with_alpha(self.foreground, self.alpha)
         if isinstance(background, tuple):
             background = "rgb({},{},{})".format(*background)
         if background == "blur":
-            under = blur_background(self.photo.opaque(), self.alpha)
+            under = blur_background(self.photo.opaque(), self.alpha, blur)
         elif isinstance(background, str):
             under = colour_background(background, self.photo.icc)
         else:
             under = image_background(open_photo(background), self.photo.size, self.photo.icc)
         return composite(self.foreground, self.alpha, under)
 
-    def save(self, path: str | os.PathLike[str], background: Background | None = None) -> None:
-        """Write `image`, or `composite(background)`, in the format of the extension.
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        background: Background | None = None,
+        blur: float = BLUR,
+        quality: int | None = None,
+    ) -> None:
+        """Write `image`, or `composite(background, blur)`, in the format of the extension.
 
-        .png, .webp and .tif are lossless and hold alpha; .jpg is over white. Raises PhotoError, OSError.
+        .png, .webp and .tif are lossless and hold alpha; .jpg is over white. `quality`, 1 to 100, makes .webp
+        lossy and is that of .jpg. Raises PhotoError, OSError.
         """
-        save_pixels(self.pixels(background), path, self.photo.icc)
+        save_pixels(self.pixels(background, blur), path, self.photo.icc, quality)
 
     def _image(self, pixels: Pixels) -> Image.Image:
         image = Image.fromarray(pixels)
         if self.photo.icc:
             image.info["icc_profile"] = self.photo.icc
         return image
+
+
+BLANK = Cutout(Photo(np.zeros((1, 1, 3), np.uint8)), np.zeros((1, 1), np.uint8), np.zeros((1, 1, 3), np.uint8), False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo of several."""
+
+    name: str  # the photo's file name
+    path: Path | None = None  # of its result, None if there is none
+    reason: str = ""  # why there is none, or why it is empty, in one sentence
 
 
 class BackgroundRemover:
@@ -171,3 +245,36 @@ class BackgroundRemover:
         if matte.max() < FOUND:
             return Cutout(opened, np.zeros(opened.size, np.uint8), opened.rgb, found=False)
         return Cutout.from_matte(opened, enlarge(matte, opened.size), refine, foreground)
+
+    def each(
+        self,
+        photos: Iterable[str | os.PathLike[str]],
+        folder: str | os.PathLike[str],
+        save: Callable[[Cutout, Path], None],
+        suffix: str = ".png",
+        **options: bool,
+    ) -> Iterator[Outcome]:
+        """Cut photos out one after the other, each saved before the next is opened.
+
+        `save(cutout, path)` writes the result to a path in `folder` with the photo's name, made unique, and the
+        `suffix`; `options` are those for one photo. A photo that fails has its reason and stops no other. Whoever
+        no longer asks for the next ends it.
+        """
+        taken: set[str] = set()
+        for photo in map(Path, photos):
+            stem = safe_stem(photo.name)
+            numbers = (f"{stem}-{number}" for number in itertools.count(2))
+            stem = next(name for name in itertools.chain([stem], numbers) if name.lower() not in taken)
+            path = Path(folder) / (stem + suffix)
+            try:
+                cutout = self(photo, **options)
+                save(cutout, path)
+            except PhotoError as error:
+                yield Outcome(photo.name, reason=str(error))
+                continue
+            except Exception:  # whatever it is, the other photos are not to be lost
+                logger.exception("A photo of several failed")
+                yield Outcome(photo.name, reason="Something went wrong with this photo: try it again alone.")
+                continue
+            taken.add(stem.lower())
+            yield Outcome(photo.name, path, "" if cutout.found else NOTHING_FOUND)

@@ -47,6 +47,12 @@ TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 FLAT = 1e-4  # a map with less between its least and most is constant but for the rounding of the resize
 EMPTY = 0.2  # a map that nowhere reaches this holds no subject; blank photos stay below 0.13, subjects reach 0.97
 BLUR = 0.02  # standard deviation of the blurred background, as a share of the longer side
+BLURS = 0.001, 0.2  # least and most of it
+BLUR_PIXELS = 10  # standard deviation on the copy that is blurred, which is made as small as that allows
+MARGIN = 0.05  # room around a subject that is cropped to, as a share of its longer side
+MAX_SIDE = 5000  # pixels: longer side of a canvas
+FAINT = 32  # of 255: alpha below this is no subject when it comes to where the subject ends
+SPECK = 0.002  # of the largest part's area: smaller parts are no subject either
 
 
 class PhotoError(ValueError):
@@ -94,7 +100,7 @@ def open_photo(source: PhotoSource) -> Photo:
         source = _read_file(Path(source))
     if not isinstance(source, bytes | bytearray | memoryview):
         raise PhotoError(f"A {type(source).__name__} is not a photo: give a path, bytes, a PIL image or an array.")
-    _check_bytes(len(source))
+    check_bytes(len(source))
     pillow_heif.register_heif_opener()
     try:
         with Image.open(io.BytesIO(source), formats=FORMATS) as image:
@@ -115,11 +121,12 @@ def _read_file(path: Path) -> bytes:
         raise PhotoError(f"There is no file '{path.name}': check the path.") from error
     except (OSError, ValueError) as error:
         raise PhotoError(f"The file '{path.name}' can't be read: check that it is a file that you may read.") from error
-    _check_bytes(size)
+    check_bytes(size)
     return data
 
 
-def _check_bytes(count: int) -> None:
+def check_bytes(count: int) -> None:
+    """Raises PhotoError if so many bytes are none or too many for a file."""
     if count == 0:
         raise PhotoError("This file is empty: choose another, or save it again.")
     if count > MAX_BYTES:
@@ -352,50 +359,154 @@ def image_background(photo: Photo, size: tuple[int, int], icc: bytes | None = No
     return np.asarray(_convert_colours(image, photo.icc, icc))
 
 
-def blur_background(rgb: Pixels, alpha: Pixels) -> Pixels:
-    """The photo's own background, blurred; the subject has no part in it, so that it casts no halo."""
+def blur_background(rgb: Pixels, alpha: Pixels, blur: float = BLUR) -> Pixels:
+    """The photo's own background, blurred; the subject has no part in it, so that it casts no halo.
+
+    `blur` is the standard deviation as a share of the longer side, within BLURS. Raises PhotoError.
+    """
+    if not BLURS[0] <= blur <= BLURS[1]:
+        raise PhotoError(f"A blur of {blur:g} can't be made: choose one from {BLURS[0]} to {BLURS[1]}.")
     height, width = alpha.shape
-    scale = min(1.0, 512 / max(height, width))
-    small = (max(1, round(height * scale)), max(1, round(width * scale)))
-    weight = Image.fromarray(255 - alpha).resize(small[::-1], Image.Resampling.BOX)
-    colours = Image.fromarray(rgb).resize(small[::-1], Image.Resampling.BOX)
-    w = torch.from_numpy(np.asarray(weight, dtype=np.float32) / 255 + 1e-4)[..., None]
-    layers = torch.cat((torch.from_numpy(np.asarray(colours, dtype=np.float32)) * w, w), 2).permute(2, 0, 1)[:, None]
-    sigma = BLUR * max(small)
-    radius = int(3 * sigma) + 1
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-    for axis in ((1, 1, -1, 1), (1, 1, 1, -1)):
-        pad = (0, 0, radius, radius) if axis[2] == -1 else (radius, radius, 0, 0)
-        layers = F.conv2d(F.pad(layers, pad, mode="replicate"), kernel.view(axis))
-    blurred = (layers[:3, 0] / layers[3:, 0]).permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
-    return np.asarray(Image.fromarray(blurred).resize((width, height), Image.Resampling.BICUBIC))
+    longer = max(height, width)
+    scale = min(1.0, BLUR_PIXELS / (blur * longer))
+    small = max(1, round(width * scale)), max(1, round(height * scale))
+    weight = cv2.resize(255 - alpha, small, interpolation=cv2.INTER_AREA).astype(np.float32) / 255 + 1e-4
+    colours = cv2.resize(rgb, small, interpolation=cv2.INTER_AREA).astype(np.float32)
+    sigma = blur * longer * scale
+    side = 2 * int(3 * sigma) + 3
+    layers = cv2.GaussianBlur(
+        np.dstack((colours * weight[..., np.newaxis], weight)), (side, side), sigma, borderType=cv2.BORDER_REPLICATE
+    )
+    blurred = np.clip(np.rint(layers[..., :3] / layers[..., 3:]), 0, 255).astype(np.uint8)
+    large: Pixels = cv2.resize(blurred, (width, height), interpolation=cv2.INTER_CUBIC)
+    return large
+
+
+# --- framing -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A canvas and the part of a photo that it shows: cut out, scaled, and bordered where the photo ends."""
+
+    rows: slice
+    columns: slice
+    size: tuple[int, int]  # width and height to which these are scaled
+    borders: tuple[int, int, int, int]  # pixels at the top, bottom, left and right
+
+    @classmethod
+    def around(cls, alpha: Pixels, margin: float = MARGIN, size: tuple[int, int] | None = None) -> Frame:
+        """The subject with a margin of that share of its longer side, within 0..1; the whole photo if there is none.
+
+        `size`, width and height up to MAX_SIDE, is that of the canvas, in which it is centred, as large as it can
+        be. None keeps the photo's pixels as they are. Raises PhotoError.
+        """
+        if not 0 <= margin <= 1:
+            raise PhotoError(f"A margin of {margin:g} can't be made: choose a share of the subject's size, 0 to 1.")
+        box = subject_box(alpha)
+        left, top, right, bottom = box or (0, 0, alpha.shape[1], alpha.shape[0])
+        room = round(margin * max(right - left, bottom - top)) if box else 0
+        width, height = right - left + 2 * room, bottom - top + 2 * room
+        if size is None:
+            size = width, height
+            _check_size(*size)
+        elif not all(1 <= side <= MAX_SIDE for side in size):
+            raise PhotoError(f"A canvas of {size[0]} × {size[1]} can't be made: choose 1 to {MAX_SIDE} pixels a side.")
+        scale = min(size[0] / width, size[1] / height)
+        columns, inner_width, across = _span((left + right) / 2, size[0], scale, alpha.shape[1])
+        rows, inner_height, down = _span((top + bottom) / 2, size[1], scale, alpha.shape[0])
+        return cls(rows, columns, (inner_width, inner_height), (*down, *across))
+
+    def photo(self, rgb: Pixels) -> Pixels:
+        """What it shows of a photo, whose outermost pixels go on where it ends."""
+        return self._bordered(self._scaled(rgb[self.rows, self.columns]), cv2.BORDER_REPLICATE)
+
+    def subject(self, rgb: Pixels, alpha: Pixels) -> tuple[Pixels, Pixels]:
+        """Colours and alpha of what it shows, both straight; the colours are averaged as alpha weighs them."""
+        rgb, alpha = rgb[self.rows, self.columns], alpha[self.rows, self.columns]
+        if self.size != (alpha.shape[1], alpha.shape[0]):
+            weighted = self._scaled(cv2.multiply(rgb, cv2.merge([alpha] * 3), dtype=cv2.CV_16U))
+            weight = self._scaled(alpha.astype(np.uint16) * 255)
+            alpha = ((weight + np.uint32(127)) // 255).astype(np.uint8)
+            straight = weighted * np.float32(255) / np.maximum(weight, 1)[..., np.newaxis]
+            rgb = np.rint(np.clip(straight, 0, 255, out=straight), out=straight).astype(np.uint8)
+        return self._bordered(rgb, cv2.BORDER_REPLICATE), self._bordered(alpha, cv2.BORDER_CONSTANT)
+
+    def _scaled(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        if self.size == (pixels.shape[1], pixels.shape[0]):
+            return pixels
+        how = cv2.INTER_AREA if self.size[0] < pixels.shape[1] else cv2.INTER_CUBIC
+        return cv2.resize(pixels, self.size, interpolation=how)
+
+    def _bordered(self, pixels: Pixels, kind: int) -> Pixels:
+        bordered: Pixels = cv2.copyMakeBorder(pixels, *self.borders, kind)  # type: ignore[assignment]
+        return bordered
+
+
+def subject_box(alpha: Pixels) -> tuple[int, int, int, int] | None:
+    """Left, top, right and bottom of the subject: alpha from FAINT, without SPECKs. None if there is none."""
+    _, _, parts, _ = cv2.connectedComponentsWithStats((alpha >= FAINT).view(np.uint8))
+    parts = parts[1:]  # the first is the background
+    if not len(parts):
+        return None
+    left, top, width, height, _ = parts[parts[:, 4] >= SPECK * parts[:, 4].max()].T
+    return int(left.min()), int(top.min()), int((left + width).max()), int((top + height).max())
+
+
+def _span(centre: float, count: int, scale: float, length: int) -> tuple[slice, int, tuple[int, int]]:
+    """Along one side, for `count` pixels of canvas about `centre`: which of the photo's `length` pixels they show,
+    on how many of theirs, and how many are left before and after, where the photo ends.
+    """
+    start, stop = centre - count / scale / 2, centre + count / scale / 2
+    before = min(round(max(0.0, -start) * scale), count - 1)
+    after = min(round(max(0.0, stop - length) * scale), count - 1 - before)
+    first = max(0, int(start + 0.5))
+    shown = slice(first, min(length, max(first + 1, int(stop + 0.5))))
+    return shown, count - before - after, (before, after)
 
 
 # --- out -----------------------------------------------------------------------------------------------
 
-# by extension: Pillow's format and options; PNG has a faster writer of its own
+FORMAT_SIDES = {"WEBP": 16383, "JPEG": 65535}  # pixels: the longest side that a format can hold
+JPEG_QUALITY = 95
+# by extension: Pillow's name and options; PNG has a faster writer of its own, WebP's are an eighth of its default time
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
-    ".webp": ("WEBP", {"lossless": True, "exact": True, "method": 1}),
+    ".webp": ("WEBP", {"lossless": True, "exact": True, "quality": 20, "method": 0}),
     ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
     ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpg": ("JPEG", {"quality": JPEG_QUALITY, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": JPEG_QUALITY, "subsampling": 0}),
 }
 
 
-def save_pixels(pixels: Pixels, path: str | os.PathLike[str], icc: bytes | None = None) -> None:
+def safe_stem(name: str) -> str:
+    """A file's name without folder and extension, in letters, digits, ".", "_" and "-"; "photo" if nothing is left."""
+    return re.sub(r"[^\w.-]+", "-", Path(name).stem).strip(".-")[:80] or "photo"
+
+
+def save_pixels(
+    pixels: Pixels, path: str | os.PathLike[str], icc: bytes | None = None, quality: int | None = None
+) -> None:
     """Write H x W (x 3 or 4) as PNG, WebP or TIFF (lossless), or JPEG (over white), by the path's extension.
 
-    Raises PhotoError for another extension, OSError where the file can't be written.
+    `quality`, 1 to 100, makes WebP lossy (its alpha stays exact) and is JPEG's, which is JPEG_QUALITY without it;
+    PNG and TIFF take no notice. Raises PhotoError for what the format can't do, OSError where the file can't be
+    written.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in ENCODERS:
         raise PhotoError(f"'{suffix}' is no format to save in: use one of {', '.join(ENCODERS)}.")
+    if quality is not None and not 1 <= quality <= 100:
+        raise PhotoError(f"A quality of {quality} can't be made: choose one from 1 to 100.")
     name, options = ENCODERS[suffix]
     if name == "PNG":
         Path(path).write_bytes(encode_png(pixels, icc))
         return
+    if max(pixels.shape[:2]) > FORMAT_SIDES.get(name, MAX_PIXELS):
+        raise PhotoError(f"A {name} has at most {FORMAT_SIDES[name]} pixels a side: choose PNG.")
     if name == "JPEG" and pixels.shape[2:] == (4,):
         pixels = composite(np.ascontiguousarray(pixels[..., :3]), pixels[..., 3], (255, 255, 255))
+    if quality is not None and name in FORMAT_SIDES:
+        options = options | {"lossless": False, "exact": False, "quality": quality, "method": 1}
     Image.fromarray(pixels).save(path, name, icc_profile=icc, **options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import os
 import re
@@ -10,23 +12,49 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Error as BrowserError
 
 import weights
 from briarmbg import BriaRMBG
-from pipeline import BackgroundRemover
+from pipeline import BackgroundRemover, Cutout
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 DATA = Path(__file__).parent / "data"
 PHOTOS = sorted(path.name for path in EXAMPLES.glob("*.[jp][pn]g"))
+PERSON = EXAMPLES / "person.jpg"
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",  # a camera that shows a moving pattern
+    "--use-fake-ui-for-media-stream",
+]
+# what is no photo, and what its sender is told
+SENTENCES = {
+    "text.jpg": "This is not a photo that can be read",
+    "truncated.jpg": "This photo is damaged or incomplete",
+    "bomb.png": "more than 89 megapixels",
+    "drawing.svg": "This is an SVG drawing",
+    "empty.png": "This file is empty",
+}
 
 
 def seeded_state(net: BriaRMBG) -> dict[str, torch.Tensor]:
@@ -57,6 +85,17 @@ def card_matte(net: torch.nn.Module, photo: np.ndarray) -> np.ndarray:
     return np.squeeze((result * 255).permute(1, 2, 0).numpy().astype(np.uint8))
 
 
+def run_async(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """A coroutine's result, from a thread of its own, since Playwright has a loop running in the tests' thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two mattes, both cut at 128."""
     return float(((a >= 128) & (b >= 128)).sum() / max(1, ((a >= 128) | (b >= 128)).sum()))
@@ -80,6 +119,12 @@ def isnet_net() -> BriaRMBG:
 @pytest.fixture(scope="session")
 def remover() -> BackgroundRemover:
     return BackgroundRemover.from_pretrained(weights.ISNET)
+
+
+@pytest.fixture(scope="session")
+def truth(remover: BackgroundRemover) -> Cutout:
+    """What the library makes of PERSON."""
+    return remover(PERSON)
 
 
 @pytest.fixture(scope="session")
@@ -121,24 +166,77 @@ def run_node(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`python app.py`, as a user starts it, with the IS-Net weights."""
-    log = tmp_path_factory.mktemp("app") / "log"
-    environment = os.environ | {"RMBG_WEIGHTS": weights.ISNET, "PYTHONUNBUFFERED": "1"}
-    environment["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("uploads"))
-    with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=file, stderr=file)
-    try:
-        deadline = time.monotonic() + 120
-        while not (found := re.search(r"http://[\d.]+:\d+", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        with urllib.request.urlopen(found[0]) as page:
-            assert page.status == 200
-        yield found[0]
-        # Gradio logs what it refuses with a traceback of its own; none may come through our files.
-        assert f'File "{ROOT}/' not in log.read_text().replace(f"{ROOT}/.venv", ""), log.read_text()
-    finally:
-        process.terminate()
-        process.wait(20)
+def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server of `app_url` keeps uploads and results."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="session")
+def start_app(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[str]]:
+    """`python app.py`, as a user starts it, with the IS-Net weights and environment variables; gives its address.
+
+    Other arguments for `python` start it otherwise, and another folder as it is there.
+    """
+
+    @contextmanager
+    def start(*arguments: str, folder: Path = ROOT, **env: str) -> Iterator[str]:
+        log = tmp_path_factory.mktemp("app") / "log"
+        environment = os.environ | {"RMBG_WEIGHTS": weights.ISNET, "PYTHONUNBUFFERED": "1"} | env
+        environment.setdefault("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("temporary")))
+        with log.open("w") as file:
+            command = [sys.executable, *(arguments or ["app.py"])]
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file)
+        try:
+            deadline = time.monotonic() + 120
+            while not (found := re.search(r"http://[\d.]+:\d+", log.read_text())):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            with urllib.request.urlopen(found[0]) as page:
+                assert page.status == 200
+            yield found[0]
+            # Gradio logs what it refuses with a traceback of its own; none may come through our files.
+            assert f'File "{ROOT}/' not in log.read_text().replace(f"{ROOT}/.venv", ""), log.read_text()
+        finally:
+            process.terminate()
+            process.wait(20)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def app_url(start_app: Callable[..., AbstractContextManager[str]], uploads: Path) -> Iterator[str]:
+    with start_app(GRADIO_TEMP_DIR=str(uploads)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def bad_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The files of SENTENCES."""
+    folder = tmp_path_factory.mktemp("bad")
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 15_000)).save(bomb, "PNG")
+    contents = {
+        "text.jpg": b"not a photo at all",
+        "truncated.jpg": PERSON.read_bytes()[:20_000],
+        "bomb.png": bomb.getvalue(),
+        "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
+        "empty.png": b"",
+    }
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    return {name: folder / name for name in contents}
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium where there is one, else Playwright's own."""
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        except BrowserError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()

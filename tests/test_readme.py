@@ -1,14 +1,20 @@
 """What the README promises is what the code does."""
 
+import json
 import re
 import subprocess
 import sys
 import tomllib
+import urllib.request
 
 import pytest
 from conftest import EXAMPLES, PHOTOS, ROOT
 from huggingface_hub import metadata_load
+from PIL import Image
+from test_api import in_session
 
+import fetch
+import mcp_tools
 import utilities
 import weights
 
@@ -19,7 +25,7 @@ README = (ROOT / "README.md").read_text()
 def test_the_front_matter_makes_a_space():
     space = metadata_load(ROOT / "README.md")
     requirements = (ROOT / "requirements.txt").read_text()
-    assert f"gradio=={space['sdk_version']}\n" in requirements
+    assert f"gradio[mcp]=={space['sdk_version']}\n" in requirements
     assert (ROOT / space["app_file"]).is_file()
     assert space["python_version"] == "3.11"
     assert space["models"] == [weights.BRIA]
@@ -29,6 +35,13 @@ def test_the_front_matter_makes_a_space():
 
 def test_limits_and_files_are_quoted_as_they_are():
     assert f"{utilities.MAX_PIXELS // 1_000_000} megapixels and {utilities.MAX_BYTES // 1_000_000} MB" in README
+    (photos,) = re.findall(r"^MAX_PHOTOS = (\d+)", (ROOT / "app.py").read_text(), re.MULTILINE)
+    assert f"up to\n{photos} photos" in README
+    assert f"up to {utilities.MAX_SIDE} pixels" in README
+    assert f"within {fetch.MAX_SECONDS:.0f} seconds" in README
+    assert f"more than {mcp_tools.INLINE_BYTES // 1000} kB" in README
+    assert f"{utilities.BLURS[0]} to {utilities.BLURS[1]}" in README
+    assert f"a `jpg` has {utilities.JPEG_QUALITY}" in README
     for name in re.findall(r"`(\w+\.py)`", README) + re.findall(r"\]\(([\w/.]+)\)", README):
         assert (ROOT / name).is_file(), name
     assert (
@@ -64,7 +77,17 @@ def test_the_client_examples_run(language, app_url, tmp_path):
     assert done.returncode == 0, done.stderr
     if language == "sh":
         assert (tmp_path / "cutout.png").read_bytes().startswith(b"\x89PNG")
+    else:
+        assert done.stdout.endswith("person.jpg person.webp\ncat.jpg cat.webp\n")
 
 
 def test_the_javascript_example_runs(run_node, app_url):
-    assert run_node(code("js", "@gradio").replace(PAGE, app_url)).startswith(app_url)
+    url = run_node(code("js", "@gradio").replace(PAGE, app_url)).strip()
+    with urllib.request.urlopen(url, timeout=30) as answer, Image.open(answer) as image:
+        assert image.size == (1000, 1000)
+
+
+def test_the_tools_are_where_the_example_says(app_url):
+    (server,) = json.loads(code("json", "mcpServers").replace(PAGE, app_url))["mcpServers"].values()
+    assert server["url"] == f"{app_url}/gradio_api/mcp/"
+    assert all(f"`{tool.name}`" in README for tool in in_session(app_url, lambda session: session.list_tools()).tools)

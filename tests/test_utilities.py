@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import struct
 import zlib
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import card_matte
+from conftest import EXAMPLES, card_matte
 from PIL import Image, ImageCms, ImageOps
 
 import utilities
@@ -318,6 +319,23 @@ def test_blur_smooths_the_background():
     assert blur_background(noise, np.zeros((300, 400), np.uint8)).std() < 0.15 * noise.std()
 
 
+@pytest.mark.parametrize("blur", [0.005, 0.02, 0.1])
+def test_the_blur_is_a_gaussian_of_the_asked_strength(blur):
+    """Of an edge it makes the error function, whose scale is the standard deviation."""
+    edge = np.zeros((40, 1001, 3), np.uint8)
+    edge[:, 501:] = 255
+    edge[:, 500] = 128
+    blurred = blur_background(edge, np.zeros((40, 1001), np.uint8), blur)[20, :, 0]
+    truth = [127.5 * (1 + math.erf(x / (1001 * blur * 2**0.5))) for x in range(-500, 501)]
+    assert np.abs(blurred - truth)[200:-200].max() < 3
+
+
+@pytest.mark.parametrize("blur", [0, -0.02, 0.5, float("nan")])
+def test_other_blurs_are_refused(blur):
+    with pytest.raises(PhotoError, match=r"from 0\.001 to 0\.2"):
+        blur_background(PHOTO, ALPHA, blur)
+
+
 def test_background_image_fills_the_frame_without_distortion():
     left_right = np.zeros((100, 400, 3), np.uint8)
     left_right[:, 200:] = 255
@@ -349,6 +367,37 @@ def test_jpeg_is_saved_over_white(tmp_path):
         pixels = np.asarray(saved)
     assert pixels[:, :16].max() < 8
     assert pixels[:, 48:].min() > 247
+
+
+def test_quality_makes_webp_lossy_with_exact_alpha_and_jpeg_smaller(tmp_path):
+    with Image.open(EXAMPLES / "person.jpg") as person:
+        rgba = with_alpha(np.asarray(person), np.tile(np.arange(512, dtype=np.uint16) // 2, (512, 1)).astype(np.uint8))
+    sizes = {}
+    for suffix in (".webp", ".jpg"):
+        for quality in (None, 90, 40):
+            path = tmp_path / f"{quality}{suffix}"
+            save_pixels(rgba, path, SRGB, quality)
+            sizes[suffix, quality] = path.stat().st_size
+            with Image.open(path) as saved:
+                decoded = np.asarray(saved)
+                assert saved.info["icc_profile"] == SRGB
+            if suffix == ".webp":
+                assert np.array_equal(decoded[..., 3], rgba[..., 3])
+                assert (np.abs(decoded.astype(int) - rgba)[:, 256:].mean() > 0) == (quality is not None)
+                assert np.abs(decoded.astype(int) - rgba)[:, 256:].mean() < 8
+        assert sizes[suffix, None] > sizes[suffix, 90] > sizes[suffix, 40]
+
+
+@pytest.mark.parametrize("quality", [0, 101])
+def test_other_qualities_are_refused(tmp_path, quality):
+    with pytest.raises(PhotoError, match="from 1 to 100"):
+        save_pixels(PHOTO, tmp_path / "a.webp", quality=quality)
+
+
+def test_what_is_too_long_for_a_format_is_refused(tmp_path):
+    with pytest.raises(PhotoError, match="16383 pixels a side"):
+        save_pixels(np.zeros((1, 16384, 3), np.uint8), tmp_path / "a.webp")
+    save_pixels(np.zeros((1, 16383, 3), np.uint8), tmp_path / "a.webp")
 
 
 def test_other_formats_are_refused(tmp_path):

@@ -1,0 +1,171 @@
+"""Photos by URL, from a real server on the loopback, one address of which is taken for a public one."""
+
+import asyncio
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import PERSON, run_async
+
+import fetch
+import utilities
+from utilities import PhotoError
+
+PUBLIC, PRIVATE = "127.0.0.1", "127.0.0.2"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Its port, and the host and path of each request; it can be reached at both addresses."""
+    monkeypatch.setattr(fetch, "is_public", lambda address: address == PUBLIC)
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.headers["Host"].partition(":")[0], self.path))
+            kind, _, rest = self.path[1:].partition("/")
+            self.send_response({"to": 302, "gone": 404}.get(kind, 200))
+            if kind == "to":
+                self.send_header("Location", rest)
+            self.end_headers()
+            if kind == "photo":
+                self.wfile.write(PERSON.read_bytes())
+            while kind in ("endless", "slow"):
+                try:
+                    self.wfile.write(bytes(1000))
+                except OSError:
+                    return
+                time.sleep(0.2 if kind == "slow" else 0)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server.server_port, asked
+    server.shutdown()
+    server.server_close()
+
+
+def get(url: str, folder: Path) -> Path:
+    return Path(run_async(fetch.fetch(url, str(folder))))
+
+
+def test_a_photo_comes_with_its_name(server, tmp_path):
+    port, _ = server
+    path = get(f"http://{PUBLIC}:{port}/photo/A%20cat..jpg?size=2", tmp_path)
+    assert path.read_bytes() == PERSON.read_bytes()
+    assert path.is_relative_to(tmp_path)
+    assert path.name == "A-cat"
+
+
+def test_redirects_are_followed_where_they_lead_to_public_addresses(server, tmp_path):
+    port, _ = server
+    for target in ("/photo/a.jpg", f"http://{PUBLIC}:{port}/photo/a.jpg"):
+        assert get(f"http://{PUBLIC}:{port}/to/{target}", tmp_path).read_bytes() == PERSON.read_bytes()
+
+
+@pytest.mark.parametrize("target", ["http://{}:{}/photo/a.jpg", "//{}:{}/photo/a.jpg", "https://{}:{}/"])
+def test_a_redirect_to_a_private_address_is_not_followed(server, tmp_path, target):
+    port, asked = server
+    with pytest.raises(PhotoError, match="not a public one"):
+        get(f"http://{PUBLIC}:{port}/to/{target.format(PRIVATE, port)}", tmp_path)
+    assert {host for host, _ in asked} == {PUBLIC}
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_name_that_has_a_private_address_too_is_refused(server, tmp_path, monkeypatch):
+    port, asked = server
+
+    async def resolve(*_: object, **__: object) -> list[tuple]:
+        return [(2, 1, 6, "", (address, 0)) for address in (PUBLIC, PRIVATE)]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
+    with pytest.raises(PhotoError, match="not a public one"):
+        get(f"http://photos.example:{port}/photo/a.jpg", tmp_path)
+    assert asked == []
+
+
+def test_the_address_that_was_checked_is_the_one_connected_to(server, tmp_path, monkeypatch):
+    """A name that turns private between the check and the connection, as in DNS rebinding, gains nothing."""
+    port, asked = server
+    answers = iter([PUBLIC, PRIVATE, PRIVATE])
+
+    async def resolve(_: object, host: str, *__: object, **___: object) -> list[tuple]:
+        return [(2, 1, 6, "", (next(answers) if host == "photos.example" else host, port))]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
+    assert get(f"http://photos.example:{port}/photo/a.jpg", tmp_path).read_bytes() == PERSON.read_bytes()
+    assert asked == [("photos.example", "/photo/a.jpg")]
+    assert next(answers) == PRIVATE
+
+
+@pytest.mark.parametrize(
+    "path", ["/gone", "/to/file:///etc/passwd", "/to//to//to//to//to//to//photo/a.jpg", "/to/http://"]
+)
+def test_what_is_no_photo_on_the_web_is_told(server, tmp_path, path):
+    port, _ = server
+    with pytest.raises(PhotoError, match="No photo could be had"):
+        get(f"http://{PUBLIC}:{port}{path}", tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a.invalid/a.jpg",
+        "http://",
+        "http://[::1/",
+        "ftp://127.0.0.1/a",
+        f"http://a.invalid{fetch.OWN}\0",
+        f"http://a.invalid{fetch.OWN}{'a' * 999}",
+    ],
+)
+def test_what_is_no_address_is_told(server, tmp_path, url):
+    with pytest.raises(PhotoError, match="No photo could be had"):
+        get(url, tmp_path)
+
+
+def test_a_download_ends_at_the_limits_of_size_and_time(server, tmp_path, monkeypatch):
+    port, _ = server
+    monkeypatch.setattr(utilities, "MAX_BYTES", 5_000_000)
+    with pytest.raises(PhotoError, match="more than 5 MB"):
+        get(f"http://{PUBLIC}:{port}/endless", tmp_path)
+    monkeypatch.setattr(fetch, "MAX_SECONDS", 0.5)
+    with pytest.raises(PhotoError, match="No photo could be had"):
+        get(f"http://{PUBLIC}:{port}/slow", tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_file_that_the_server_gave_out_is_not_asked_for_again(server, tmp_path):
+    port, asked = server
+    (tmp_path / "cache" / "secret").mkdir(parents=True)
+    for name in ("cache/secret/a b.png", "outside.png"):
+        (tmp_path / name).write_bytes(b"mine")
+    inside = str(tmp_path / "cache" / "secret" / "a b.png")
+    for quoted in (inside, inside.replace(" ", "%20")):
+        assert get(f"http://{PRIVATE}:{port}/tools/gradio_api/file={quoted}", tmp_path / "cache") == Path(inside)
+    for outside in (tmp_path / "outside.png", tmp_path / "cache" / "..%2Foutside.png", "/etc/passwd"):
+        with pytest.raises(PhotoError, match="not a public one"):
+            get(f"http://{PRIVATE}:{port}/gradio_api/file={outside}", tmp_path / "cache")
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True),
+        ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", True),
+        *[
+            (address, False)
+            for address in ("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "0.0.0.0", "::1", "::")
+        ],
+        *[(address, False) for address in ("169.254.169.254", "100.100.100.200", "224.0.0.1", "255.255.255.255")],
+        *[(address, False) for address in ("fe80::1", "fc00::1", "ff02::1", "::ffff:10.0.0.1")],
+        *[(address, False) for address in ("64:ff9b::a00:1", "2002:7f00:1::", "2001:0:1::1")],
+    ],
+)
+def test_which_addresses_are_public(address, public):
+    assert fetch.is_public(address) == public

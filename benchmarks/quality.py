@@ -42,7 +42,7 @@ from pipeline import BackgroundRemover  # noqa: E402
 from utilities import open_photo, with_alpha  # noqa: E402
 
 SIZES = ((1000, 1000), (3000, 4000))  # height, width: 1 and 12 megapixels
-CROPS = {"drawing, photo, 12 MP": (1470, 330), "wires, photo, 12 MP": (1690, 990), "hair, photo, 12 MP": (2060, 620)}
+CROPS = {"hair, photo, 12 MP": (2600, 450), "wires, photo, 12 MP": (1690, 990), "drawing, photo, 12 MP": (1900, 340)}
 CROPPED = ("photo", "truth", "model card", "rembg", "ours, plain", "ours, both")  # columns of docs/edges.png
 CROP = 200  # pixels: side of a crop, whose left and upper end CROPS has
 SLOW_PIXELS = 2_000_000  # beyond this rembg's alpha matting takes minutes and gigabytes, and is left out

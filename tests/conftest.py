@@ -23,6 +23,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Error as BrowserError
 
 import weights
 from briarmbg import BriaRMBG
@@ -33,6 +35,18 @@ EXAMPLES = ROOT / "examples"
 DATA = Path(__file__).parent / "data"
 PHOTOS = sorted(path.name for path in EXAMPLES.glob("*.[jp][pn]g"))
 PERSON = EXAMPLES / "person.jpg"
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",  # a camera that shows a moving pattern
+    "--use-fake-ui-for-media-stream",
+]
 # what is no photo, and what its sender is told
 SENTENCES = {
     "text.jpg": "This is not a photo that can be read",
@@ -212,3 +226,17 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, data in contents.items():
         (folder / name).write_bytes(data)
     return {name: folder / name for name in contents}
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium where there is one, else Playwright's own."""
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        except BrowserError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()

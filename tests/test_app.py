@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -15,38 +14,12 @@ import numpy as np
 import pytest
 from conftest import EXAMPLES, PERSON, SENTENCES, pixels
 from PIL import Image
-from playwright.sync_api import Error as BrowserError
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from strokes import paint, read_strokes
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",  # a camera that shows a moving pattern
-    "--use-fake-ui-for-media-stream",
-]
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 PATIENCE = 30_000  # ms: how long a state may take to come on a busy machine
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        except BrowserError as error:
-            if os.environ.get("CI"):
-                raise
-            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
-        yield browser
-        browser.close()
 
 
 @contextmanager

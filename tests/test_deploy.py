@@ -19,7 +19,6 @@ from conftest import PERSON, ROOT
 from gradio_client import Client, handle_file
 from playwright.sync_api import expect
 from test_api import call_tool, data_url, pictures
-from test_app import browser  # noqa: F401  # a fixture
 
 DOCKERFILE = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
 SITE = "/tools/background"
@@ -126,7 +125,7 @@ def test_under_a_path_of_a_larger_site_the_tools_link_to_where_they_were_called(
     assert inline == linked == (tmp_path / "truth.png").read_bytes()
 
 
-def test_under_a_path_of_a_larger_site_the_page_works(site, browser):  # noqa: F811  # the fixture
+def test_under_a_path_of_a_larger_site_the_page_works(site, browser):
     address, _ = site
     page = browser.new_page()
     failed, urls = [], []

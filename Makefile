@@ -17,8 +17,9 @@ lint: $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 
-pictures: $(VENV)/app
+pictures: $(VENV)/dev browser
 	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/screenshots.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

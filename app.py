@@ -415,10 +415,10 @@ class Look:
 
 
 @functools.lru_cache(maxsize=4)
-def kept(photo: str, matte: str, refine: bool, strokes: tuple[Stroke, ...] = ()) -> tuple[Cutout, Cutout]:
+def kept(photo: str, matte: str, refine: bool, strokes: tuple[Stroke, ...]) -> tuple[Cutout, Cutout]:
     """The cutout of a photo and its matte, ready for any look, at full size and as a preview."""
     if strokes:
-        cutout, _ = kept(photo, matte, refine)
+        cutout, _ = kept(photo, matte, refine, ())
         cutout = cutout.touched_up(*paint(strokes, cutout.photo.size))
     elif Path(photo).is_file() and Path(matte).is_file():
         cutout = Cutout.from_matte(open_photo(photo), open_photo(matte).rgb[..., 0], refine=refine)
@@ -475,7 +475,7 @@ def on_photo(photo: Upload | None, work: Work | None, refine: bool, *choices: An
         small = rough.preview(SIDE).photo
         preview = save_preview(small.opaque(), photo, "preview", small.icc)
         work = Work(photo, save_matte(rough, photo), preview)
-        cutouts = kept(photo, work.matte, refine)
+        cutouts = kept(photo, work.matte, refine, ())
         made = [*mattes(work, cutouts), *results(work, cutouts, Look(*choices))]
     except PhotoError as error:  # not raised, so that the last photo's pictures leave the page
         return nothing(say(str(error), bad=True))

@@ -350,3 +350,12 @@ def test_one_remover_serves_threads_alike(remover, person):
     with ThreadPoolExecutor(3) as pool:
         alphas = [cutout.alpha for cutout in pool.map(remover, [person] * 3)]
     assert all(np.array_equal(alpha, alphas[0]) for alpha in alphas)
+
+
+def test_a_preview_is_the_mean_of_what_it_stands_for():
+    cutout = block(slice(20, 100), slice(40, 120))
+    assert cutout.preview(160) is cutout
+    small = cutout.preview(80)
+    assert small.photo.size == small.alpha.shape == (60, 80)
+    assert np.abs(small.photo.rgb - cutout.photo.rgb.reshape(60, 2, 80, 2, 3).mean((1, 3))).max() <= 0.51
+    assert (small.alpha[10:50, 20:60] == 255).all()

@@ -535,7 +535,7 @@ def on_photos(photos: list[str] | None, *choices: Any) -> Iterator[list[Any]]:
         shown.append((save_preview(small.pixels(**look.under()), str(path), "small", small.photo.icc), path.name))
 
     yield [[], progress(0, len(photos), 0.0, []), [], gr.update(interactive=False), *running(True)]
-    for done, outcome in enumerate(remover.each(photos, folder, save, DOWNLOADS[look.format][0]), 1):
+    for done, outcome in enumerate(remover.each(photos, folder, save, DOWNLOADS[look.format][0], refine=True), 1):
         if outcome.reason:
             failed.append(f"{outcome.name}: {outcome.reason}")
         if outcome.path:

@@ -36,7 +36,7 @@ ALPHA_SIDE = 800  # pixels: longer side of the copy on which alpha is solved for
 UNSURE = 0.1  # the network's word counts below this and above 1 minus this
 MARGIN = 3  # pixels by which the band exceeds what is unsure
 CORES, GROWTH = (4, 8), 3  # what is unsure and wider than 2 CORE gets GROWTH CORE more
-THIN, GAP = 0.7, 0.98  # matte, and 1 minus it, from which the middle of a part or a gap is sure, however thin
+THIN, GAP = 0.6, 0.95  # matte, and 1 minus it, from which the middle of a part or a gap is sure, however thin
 THIN_REACH = 4  # pixels around the middle to compare it with
 LEAST_KNOWN = 0.005  # share of the photo that must be surely subject, and surely background
 COLOUR_NOISE = 1e-6  # variance of the colours (0..1) that a window of the matting Laplacian takes for noise
@@ -286,11 +286,12 @@ def _matting_laplacian(image: Floats, alpha: Floats, band: Mask) -> tuple[Any, F
     rows = np.zeros((25, band.size), np.float32)  # L's row of each pixel, as its 5 x 5 surroundings
     pixels = image.reshape(-1, 3)
     for at in _chunks(np.flatnonzero(centres).astype(np.int32)):
-        colours = np.take(pixels, at[:, np.newaxis] + window, axis=0)
+        # In float64: on a plain background the inverse is so large that what cancels would be lost in float32.
+        colours = np.take(pixels, at[:, np.newaxis] + window, axis=0).astype(np.float64)
         colours -= colours.mean(1, keepdims=True)
         turned = colours.transpose(0, 2, 1)
-        spread = (turned @ colours / 9).astype(np.float64) + np.eye(3) * (COLOUR_NOISE / 9)
-        coupling = (colours @ np.linalg.inv(spread).astype(np.float32) @ turned + 1) / 9
+        spread = turned @ colours / 9 + np.eye(3) * (COLOUR_NOISE / 9)
+        coupling = ((colours @ np.linalg.inv(spread) @ turned + 1) / 9).astype(np.float32)
         for i in range(9):
             rows[12, at + window[i]] += 1
             for j in range(9):

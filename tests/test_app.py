@@ -203,6 +203,7 @@ def test_refinement_can_be_switched_off_and_on(page, refined, remover):
     wait_shows(page, "matte", refined.alpha)
 
 
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_before_and_after_lie_over_each_other(page, refined):
     start_with(page, PERSON)
     choose(page, "background", "Blur")
@@ -355,6 +356,7 @@ def person_png(tmp_path) -> Path:
     return tmp_path / "dropped.png"
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_a_photo_can_be_dropped(page, person_png, refined):
     carried = page.evaluate_handle(
         "(file) => { const carried = new DataTransfer(); carried.items.add(file); return carried; }",
@@ -384,6 +386,7 @@ def test_the_camera_takes_a_photo(page):
     expect(page.locator("#cutout img")).to_be_visible()
 
 
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_an_iphone_photo_is_shown_and_cut_out(page, tmp_path):
     import pillow_heif
 
@@ -419,6 +422,7 @@ def test_a_photo_without_a_subject_is_told(page, tmp_path):
     expect(page.locator("#status")).to_contain_text("Nothing in this photo stands out", timeout=PATIENCE)
 
 
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_a_bad_background_image_is_told_and_the_result_stays(page, bad_files, refined):
     start_with(page, PERSON)
     choose(page, "background", "Image")
@@ -484,6 +488,7 @@ def test_stop_keeps_what_is_done(page, tmp_path):
         assert archive.testzip() is None
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_a_folder_can_be_chosen(page, tmp_path):
     copies(tmp_path / "folder", 2)
     (tmp_path / "folder" / ".hidden").write_bytes(b"no photo")

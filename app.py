@@ -168,6 +168,15 @@ def cut(photo: Upload | None, refine: bool = False) -> Cutout:
     return remover(photo, refine)
 
 
+def counted(photos: list[str] | None) -> list[str]:
+    """The photos of a batch. Raises PhotoError if they are none or too many."""
+    if not photos:
+        raise PhotoError("There are no photos yet: choose some first.")
+    if len(photos) > MAX_PHOTOS:
+        raise PhotoError(f"These are more than {MAX_PHOTOS} photos: send them in parts.")
+    return photos
+
+
 def save_matte(cutout: Cutout, photo: Upload) -> str:
     path = file_for(photo, "matte")
     save_pixels(cutout.alpha, path)
@@ -323,10 +332,7 @@ def batch(
         format: "png", "webp" or "jpg", which is white where it would be transparent.
         quality: 1 to 100, for a smaller "webp" or "jpg"; without it a "webp" is lossless.
     """
-    if not photos:
-        raise PhotoError("There are no photos yet: choose some first.")
-    if len(photos) > MAX_PHOTOS:
-        raise PhotoError(f"These are more than {MAX_PHOTOS} photos: send them in parts.")
+    photos = counted(photos)
     how = background, background_image, blur, crop, margin, width, height, quality
     folder = new_folder()
     report: list[dict[str, str | None]] = []
@@ -518,10 +524,7 @@ def say(text: str, bad: bool = False) -> str:
 @plainly
 def on_photos(photos: list[str] | None, *choices: Any) -> Iterator[list[Any]]:
     """Several photos, one after the other; what is done so far is shown, and kept."""
-    if not photos:
-        raise PhotoError("There are no photos yet: choose some first.")
-    if len(photos) > MAX_PHOTOS:
-        raise PhotoError(f"These are more than {MAX_PHOTOS} photos: choose fewer at a time.")
+    photos = counted(photos)
     look, folder, start = Look(*choices), new_folder(), time.perf_counter()
     look.frame_of(BLANK).pixels(**look.under())  # what can't be made is told at once
     finished: list[str] = []

@@ -15,7 +15,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -276,6 +275,8 @@ def _matting_laplacian(image: Floats, alpha: Floats, band: Mask) -> tuple[Any, F
 
     A window of 3 x 3 pixels couples its pixels i and j by (1 + (I_i - mean) (cov + noise / 9)^-1 (I_j - mean)) / 9.
     """
+    from scipy.sparse import csr_array  # a third of this module's import, and only refinement needs it
+
     image, alpha = (np.pad(v, [(2, 2)] * 2 + [(0, 0)] * (v.ndim - 2), mode="edge") for v in (image, alpha))
     band = np.pad(band, 2)
     width = band.shape[1]

@@ -10,11 +10,13 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,19 @@ def run_async(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """A coroutine's result, from a thread of its own, since Playwright has a loop running in the tests' thread."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], host: str = "") -> Iterator[int]:
+    """A server of the tests' own, on all addresses of this machine or on one; gives its port."""
+    handler.log_message = lambda *_: None  # type: ignore[method-assign]
+    server = ThreadingHTTPServer((host, 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def pixels(path: str | Path) -> np.ndarray:

@@ -5,18 +5,17 @@ import io
 import json
 import re
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, PERSON, ROOT, SENTENCES, pixels, run_async
+from conftest import EXAMPLES, PERSON, ROOT, SENTENCES, pixels, run_async, serving
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from mcp import ClientSession
@@ -377,14 +376,8 @@ def inside():
             self.end_headers()
             self.wfile.write(PERSON.read_bytes())
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server.server_port, asked
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as port:
+        yield port, asked
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0.0.0.0", "[::ffff:127.0.0.1]"])

@@ -9,13 +9,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import PERSON, ROOT
+from conftest import PERSON, ROOT, serving
 from gradio_client import Client, handle_file
 from playwright.sync_api import expect
 from test_api import call_tool, data_url, pictures
@@ -82,14 +81,8 @@ def site(image_folder, start_app):
 
             do_GET = do_POST = do_DELETE = do_HEAD = forward  # noqa: N815  # the names that it calls
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-        threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{proxy.server_port}{SITE}", url
-        proxy.shutdown()
-        proxy.server_close()
+        with serving(Proxy, "127.0.0.1") as port:
+            yield f"http://127.0.0.1:{port}{SITE}", url
 
 
 def test_the_image_answers_its_own_health_check(site):

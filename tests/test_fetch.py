@@ -1,13 +1,12 @@
 """Photos by URL, from a real server on the loopback, one address of which is taken for a public one."""
 
 import asyncio
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from conftest import PERSON, run_async
+from conftest import PERSON, run_async, serving
 
 import fetch
 import utilities
@@ -39,14 +38,8 @@ def server(monkeypatch):
                     return
                 time.sleep(0.2 if kind == "slow" else 0)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server.server_port, asked
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as port:
+        yield port, asked
 
 
 def get(url: str, folder: Path) -> Path:

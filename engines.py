@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -95,8 +96,10 @@ class Engine:
 class _Matte(nn.Module):
     """The network for inference: bytes in and out, the trunk in `dtype`, one matte of six.
 
-    The first convolution stays in fp32: it costs little, and rounding the photo itself moves the matte more than
-    rounding anything later does.
+    In half precision, what moves the matte most is kept from rounding where it costs little: the photo itself in
+    the first convolution, the biases, whose rounding shifts a whole feature, and the sixth stage, which sees the
+    photo as 16 x 16 and decides what is subject, in 1.6 % of the operations. The weights are rounded so that their
+    errors cancel. Over 144 views of photos, that brings the worst matte from 2.3 to 0.4 of 255 beside fp32's.
     """
 
     stem: nn.Module
@@ -106,15 +109,16 @@ class _Matte(nn.Module):
         super().__init__()
         self.dtype = dtype
         net.eval().requires_grad_(False)
-        for block in net.modules():
+        for name, block in net.named_modules():
             if isinstance(block, REBNCONV):
                 conv = fuse_conv_bn_eval(block.conv_s1, block.bn_s1)
-                block.conv_s1, block.bn_s1 = conv, nn.Identity()  # type: ignore[assignment]
-                if pack and _can_pack():
-                    block.conv_s1, block.relu_s1 = _PackedConvReLU(conv), nn.Identity()  # type: ignore[assignment]
+                block.conv_s1 = _ConvReLU(conv, torch.float32 if name.startswith("stage6.") else dtype, pack)  # type: ignore[assignment]
+                block.bn_s1 = block.relu_s1 = nn.Identity()  # type: ignore[assignment]
+        net.add_module("stage6", _InFloat(net.get_submodule("stage6")))
         self.stem = net.conv_in.to(memory_format=torch.channels_last)
         net.conv_in = nn.Identity()  # type: ignore[assignment]
-        self.trunk = net.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net.get_submodule("side1").to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trunk = net
 
     def forward(self, images: Tensor) -> Tensor:
         image = images.permute(0, 3, 1, 2).float().div_(255).sub_(0.5)  # N x 3 x H x W, channels_last
@@ -123,26 +127,68 @@ class _Matte(nn.Module):
         return matte[:, 0].mul_(255).round_().to(torch.uint8)
 
 
-class _PackedConvReLU(nn.Module):
-    """A convolution and its ReLU as one oneDNN call, with the weights laid out once for the size that comes first.
+class _InFloat(nn.Module):
+    """A module of fp32 among others."""
 
-    PyTorch's own compiler emits the same two operators. In eager mode the weights are laid out anew at every
-    call and the ReLU is another pass over memory, together 5 % of the time in bf16 and 9 % in fp32.
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.float()).to(x.dtype)  # type: ignore[no-any-return]
+
+
+class _ConvReLU(nn.Module):
+    """A convolution with weights in `dtype` and its bias in fp32, and its ReLU.
+
+    With `pack` they are one oneDNN call, with the weights laid out once for the size that comes first. PyTorch's own
+    compiler emits the same two operators. In eager mode the weights are laid out anew at every call and the ReLU is
+    another pass over memory, together 5 % of the time in bf16 and 9 % in fp32.
     """
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    bias: Tensor
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, pack: bool) -> None:
         super().__init__()
-        self.weight, self.bias = conv.weight, conv.bias
-        self.geometry = list(conv.padding), list(conv.stride), list(conv.dilation), 1
+        weight = conv.weight if dtype == torch.float32 else _rounded(conv.weight, dtype)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+        self.bias = conv.bias  # type: ignore[assignment]
+        self.padding: list[int] = list(conv.padding)  # type: ignore[arg-type]
+        self.stride, self.dilation = list(conv.stride), list(conv.dilation)
+        self.pack = pack and _can_pack()
         self.packed: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.pack:
+            whole = x.dtype == torch.float32
+            out = F.conv2d(x, self.weight, self.bias if whole else None, self.stride, self.padding, self.dilation)
+            return (out if whole else out.add_(self.bias[:, None, None])).relu_()
         if self.packed is None:
             plain = self.weight.detach().to_mkldnn()
-            self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *self.geometry, list(x.shape))  # type: ignore[call-arg]
+            self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+                plain, self.padding, self.stride, self.dilation, 1, list(x.shape)
+            )
             del self.weight
-        out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.packed, self.bias, *self.geometry, "relu", [], "")
-        return out
+        geometry = self.padding, self.stride, self.dilation, 1
+        return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
+            x, self.packed, self.bias, *geometry, "relu", [], ""
+        )
+
+
+def _rounded(weight: Tensor, dtype: torch.dtype, group: int = 36) -> Tensor:
+    """Weights out x in x 3 x 3 in half precision, each carrying the rounding error of those before it in its group.
+
+    Features change little from pixel to pixel, so errors that cancel within the nine weights of a channel, and over
+    four channels, hardly reach the sum: error diffusion, as in halftoning.
+    """
+    columns = weight.reshape(-1, group).t().contiguous()
+    rounded = torch.empty_like(columns, dtype=dtype)
+    error = torch.zeros_like(columns[0])
+    for exact, nearest in zip(columns, rounded, strict=True):
+        wanted = exact + error
+        nearest.copy_(wanted)
+        error = wanted - nearest
+    return rounded.t().reshape(weight.shape)
 
 
 class _Graph:

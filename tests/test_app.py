@@ -1,6 +1,7 @@
 """The page in a real browser, against `python app.py` as a user starts it."""
 
 import base64
+import functools
 import io
 import re
 import shutil
@@ -22,24 +23,34 @@ SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 PATIENCE = 30_000  # ms: how long a state may take to come on a busy machine
 
 
-@contextmanager
-def opened(browser, url, size="desktop", **options):
-    """The open page; afterwards, no request may have left the machine and nothing may have failed in it."""
+@functools.cache
+def visitor(browser, size, color_scheme):
+    """A browser's context, whose cache makes every page after the first come sooner."""
     width, height = SIZES[size]
-    context = browser.new_context(viewport={"width": width, "height": height}, has_touch=size == "phone", **options)
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, has_touch=size == "phone", color_scheme=color_scheme
+    )
     context.grant_permissions(["camera", "clipboard-read", "clipboard-write"])
-    page = context.new_page()
+    return context
+
+
+@contextmanager
+def opened(browser, url, size="desktop", color_scheme="light"):
+    """The open page; afterwards, no request may have left the machine and nothing may have failed in it."""
+    page = visitor(browser, size, color_scheme).new_page()
     page.set_default_timeout(PATIENCE)
     urls, errors = [], []
     page.on("request", lambda sent: urls.append(sent.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(url)
     expect(page.locator("#photo")).to_be_visible()
-    yield page
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "scrolls sideways"
-    assert [url_ for url_ in urls if not url_.startswith((url, "data:", "blob:"))] == []
-    assert errors == []
-    context.close()
+    try:
+        yield page
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "scrolls sideways"
+        assert [url_ for url_ in urls if not url_.startswith((url, "data:", "blob:"))] == []
+        assert errors == []
+    finally:
+        page.close()
 
 
 @pytest.fixture(params=SIZES)
@@ -191,6 +202,7 @@ def test_every_format_is_downloaded_under_the_photos_name(page, refined):
             assert np.abs(np.asarray(saved).astype(int) - np.asarray(truth))[solid].mean() <= error
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_refinement_can_be_switched_off_and_on(page, refined, remover):
     start_with(page, PERSON)
     wait_shows(page, "matte", refined.alpha)
@@ -268,6 +280,7 @@ def test_strokes_bring_back_and_remove_and_can_be_undone(page, refined):
     expect(page.locator("#touchup .undo")).to_be_disabled()
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_quick_strokes_all_count_and_a_new_photo_starts_without_them(page, refined):
     start_with(page, PERSON)
     unfold(page, "touchup")
@@ -517,7 +530,8 @@ def axe(tmp_path_factory) -> Path:
 
 
 def findings(page, axe: Path) -> list[tuple[str, str]]:
-    """Rule and selector of all that axe calls serious or critical."""
+    """Rule and selector of all that axe calls serious or critical, in the state that the page is on its way to."""
+    page.add_style_tag(content="*, ::before, ::after { transition: none !important; animation: none !important; }")
     page.add_script_tag(path=axe)
     violations = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
     return [
@@ -550,7 +564,6 @@ def test_axe_finds_nothing_serious_in_any_state(browser, app_url, axe, bad_files
         page.locator("#start").click()
         expect(page.locator("#zip")).to_be_enabled(timeout=PATIENCE)
         page.mouse.move(0, 0)
-        page.wait_for_timeout(300)  # colours that fade
         assert findings(page, axe) == []
 
 

@@ -7,6 +7,7 @@ known (FOLDER/input/NAME, FOLDER/alpha/NAME). Every method is asked for its cuto
 - SAD (thousands of levels / 255), MSE (x 1000) and gradient error (Rhemann et al., CVPR 2009; x 1000 / pixel) of the
   matte in the band: where the true alpha is partial, and 3 pixels around.
 - composite: mean error in levels of 255 in that band on four new backgrounds, where the true colours are known.
+- bf16: how far it moves the network's matte from that in fp32, over many views of the examples and of --pairs.
 
 Writes results/quality.json, results/quality.md, docs/quality.jpg (all renders), docs/edges.png (edges of 12-megapixel
 renders, pixel for pixel) and the table between the marks in README.md. Pictures of --pairs are not kept.
@@ -38,8 +39,9 @@ from renders import Pixels, Render, blend, renders  # noqa: E402
 from speed import RESULTS, Card, update_readme  # noqa: E402
 
 import matting  # noqa: E402
+from engines import SIZE  # noqa: E402
 from pipeline import BackgroundRemover  # noqa: E402
-from utilities import open_photo, with_alpha  # noqa: E402
+from utilities import open_photo, shrink, with_alpha  # noqa: E402
 
 SIZES = ((1000, 1000), (3000, 4000))  # height, width: 1 and 12 megapixels
 CROPS = {"hair, photo, 12 MP": (2600, 450), "wires, photo, 12 MP": (1690, 990), "drawing, photo, 12 MP": (1900, 340)}
@@ -151,6 +153,25 @@ def subjects(folder: Path | None) -> Iterator[tuple[str, str, Pixels, Pixels, Re
             yield name, "photos with known alpha", photo, alpha, None
 
 
+def views(photo: Pixels, rng: np.random.Generator) -> Iterator[Pixels]:
+    """A photo as it is, mirrored, turned, in the dark, and four parts of it."""
+    yield from (photo, photo[:, ::-1], photo.swapaxes(0, 1), photo // 2)
+    for _ in range(4):
+        sides = [round(side * rng.uniform(0.35, 0.8)) for side in photo.shape[:2]]
+        top, left = (rng.integers(0, whole - side) for whole, side in zip(photo.shape, sides, strict=False))
+        yield photo[top : top + sides[0], left : left + sides[1]]
+
+
+def moved_by_bf16(folder: Path | None) -> list[float]:
+    """Mean distance, in levels of 255, of the network's matte in bf16 from that in fp32, for each view."""
+    half, full = (BackgroundRemover.from_pretrained(device="cpu", precision=name).engine for name in ("bf16", "fp32"))
+    photos = [open_photo(path).rgb for path in sorted((ROOT / "examples").glob("*.[jp][pn]g"))]
+    photos += [photo for _, photo, _ in pairs(folder)] if folder else []
+    rng = np.random.default_rng(0)
+    small = (shrink(np.ascontiguousarray(view), SIZE)[np.newaxis] for photo in photos for view in views(photo, rng))
+    return [float(np.abs(half(view).astype(np.float32) - full(view)).mean()) for view in small]
+
+
 def measure(folder: Path | None) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     given: dict[str, dict[str, float]] = {}
@@ -178,7 +199,7 @@ def measure(folder: Path | None) -> dict[str, Any]:
                     crops.append(np.hstack([crop(pictures[column], CROPS[name]) for column in CROPPED]))
     Image.fromarray(np.vstack(tiles)).save(ROOT / "docs" / "quality.jpg", quality=80)
     Image.fromarray(np.vstack(crops)).save(ROOT / "docs" / "edges.png", optimize=True)
-    return {"date": date.today().isoformat(), "rows": rows, "given_alpha": given}
+    return {"date": date.today().isoformat(), "rows": rows, "given_alpha": given, "bf16": moved_by_bf16(folder)}
 
 
 def on_green(picture: Pixels) -> Pixels:
@@ -264,6 +285,11 @@ def short_table(results: dict[str, Any]) -> str:
             f"With the true alpha given, the colours of partial pixels on new backgrounds are {paste:.1f}/255 off when "
             f"pasted and {ours:.1f}/255 after `estimate_foreground`, at {megapixels}."
         )
+    moved = results["bf16"]
+    lines.append(
+        f"\nOver {len(moved)} views of photos (as they are, mirrored, turned, dark, in parts), bf16 moves the "
+        f"network's matte by {np.median(moved):.2f}/255 from that in fp32 in the median and {max(moved):.2f} at worst."
+    )
     return (
         "\n".join(lines) + f"\n\nMeans, {results['date']}; all kinds in [quality.md](benchmarks/results/quality.md).\n"
     )

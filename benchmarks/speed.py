@@ -41,7 +41,7 @@ from utilities import enlarge, open_photo, postprocess_image, preprocess_image, 
 GFLOP = 319  # multiplications and additions of one forward at 1024 x 1024
 MEGAPIXELS = {1: (1000, 1000), 12: (4000, 3000), 48: (8000, 6000)}  # width and height
 FOLDER = 20, (1732, 1155)  # how many photos of which size for throughput: 2 megapixels
-SETTLING = 0.5  # seconds
+SETTLING = 3  # seconds: freed memory goes back to a virtual machine's host after two
 GRAIN = 2.0  # standard deviation of the noise in test photos, in levels of 255
 RESULTS = Path(__file__).parent / "results"
 

@@ -202,7 +202,6 @@ def test_every_format_is_downloaded_under_the_photos_name(page, refined):
             assert np.abs(np.asarray(saved).astype(int) - np.asarray(truth))[solid].mean() <= error
 
 
-@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_refinement_can_be_switched_off_and_on(page, refined, remover):
     start_with(page, PERSON)
     wait_shows(page, "matte", refined.alpha)
@@ -215,7 +214,6 @@ def test_refinement_can_be_switched_off_and_on(page, refined, remover):
     wait_shows(page, "matte", refined.alpha)
 
 
-@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_before_and_after_lie_over_each_other(page, refined):
     start_with(page, PERSON)
     choose(page, "background", "Blur")

@@ -302,7 +302,7 @@ def measure(rounds: int) -> dict[str, Any]:
         }
         # After the files, since a new process's memory is slow at first on a virtual machine.
         alone = {name: workers[name] for name in ("ours", "ours, fp32", "rembg", "card")}
-        model = in_turns(alone, rounds, ("model",))
+        model = in_turns(alone, rounds, *[("model",)] * len(examples))  # as often in a row as files are
         floor = {
             precision: max(workers["ours"]("floor", precision)["result"] for _ in range(3))
             for precision in ("bf16", "fp32")

@@ -15,7 +15,7 @@ ARG PIP_EXTRA_INDEX_URL
 COPY requirements.txt ./
 RUN pip install --no-cache-dir -r requirements.txt
 COPY *.py ./
-COPY page/ page/
+COPY background_remover/ background_remover/
 COPY examples/ examples/
 
 USER 1000

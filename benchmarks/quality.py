@@ -32,15 +32,15 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 os.environ.setdefault("RMBG_WEIGHTS", "isnet-general-use")
 
 import cv2  # noqa: E402
+import matting  # noqa: E402
 import numpy as np  # noqa: E402
 import py_sod_metrics  # noqa: E402
+from engines import SIZE  # noqa: E402
 from PIL import Image  # noqa: E402
+from pipeline import BackgroundRemover  # noqa: E402
 from renders import Pixels, Render, blend, renders  # noqa: E402
 from speed import RESULTS, Card, update_readme  # noqa: E402
 
-import matting  # noqa: E402
-from engines import SIZE  # noqa: E402
-from pipeline import BackgroundRemover  # noqa: E402
 from utilities import open_photo, shrink, with_alpha  # noqa: E402
 
 SIZES = ((1000, 1000), (3000, 4000))  # height, width: 1 and 12 megapixels

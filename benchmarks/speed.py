@@ -29,13 +29,13 @@ os.environ.setdefault("RMBG_WEIGHTS", "isnet-general-use")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-
 import weights  # noqa: E402
-from briarmbg import BriaRMBG  # noqa: E402
 from engines import PRECISIONS, SIZE  # noqa: E402
 from fastpng import encode_png  # noqa: E402
+from PIL import Image  # noqa: E402
 from pipeline import BackgroundRemover, Cutout  # noqa: E402
+
+from briarmbg import BriaRMBG  # noqa: E402
 from utilities import enlarge, open_photo, postprocess_image, preprocess_image, shrink  # noqa: E402
 
 GFLOP = 319  # multiplications and additions of one forward at 1024 x 1024

@@ -11,8 +11,9 @@ from PIL import Image, ImageOps
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline import BackgroundRemover  # noqa: E402
-from utilities import composite  # noqa: E402
+from background_remover import BackgroundRemover  # noqa: E402
+
+from background_remover.compositing import composite  # noqa: E402
 
 TILE = 240  # the side of a picture in the gallery, in pixels
 GAP = 6
@@ -32,7 +33,7 @@ def gallery(remover: BackgroundRemover) -> Image.Image:
     for column, path in enumerate(photos):
         cutout = remover(path)
         rgb = np.ascontiguousarray(cutout.pixels()[..., :3])
-        transparent = composite(rgb, cutout.alpha, checkerboard(*cutout.photo.size))
+        transparent = composite(rgb, cutout.alpha, checkerboard(*cutout.photo.shape))
         coloured = cutout.pixels(COLOURS[column % len(COLOURS)])
         for row, pixels in enumerate((cutout.photo.rgb, cutout.alpha, transparent, coloured)):
             tile = ImageOps.pad(Image.fromarray(pixels).convert("RGB"), (TILE, TILE), Image.Resampling.LANCZOS, "white")

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, PERSON, ROOT, SENTENCES, pixels, run_async, serving
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from helpers import EXAMPLES, PERSON, ROOT, SENTENCES, pixels, run_async, serving
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, Tool
 from PIL import Image
 
-from utilities import save_pixels
+from background_remover.encoding import save_pixels
 
 META = {"_type": "gradio.FileData"}
 LEAK = r"/\w+/|Traceback|\.py"  # a path of the server, or its code

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, PERSON, SENTENCES, pixels
+from helpers import EXAMPLES, PERSON, SENTENCES, pixels
 from PIL import Image
 from playwright.sync_api import expect
 
-from strokes import paint, read_strokes
+from background_remover.page.strokes import paint, read_strokes
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 PATIENCE = 30_000  # ms: how long a state may take to come on a busy machine
@@ -254,7 +254,7 @@ def test_strokes_bring_back_and_remove_and_can_be_undone(page, refined):
     (stroke,) = strokes
     assert stroke["keep"]
     assert np.allclose([stroke["points"][0], stroke["points"][-1]], [(0.1, 0.1), (0.3, 0.12)], atol=0.01)
-    once = refined.touched_up(*paint(read_strokes(strokes), refined.photo.size))
+    once = refined.touched_up(*paint(read_strokes(strokes), refined.photo.shape))
     assert (once.alpha > refined.alpha).sum() > 500
     wait_shows(page, "matte", once.alpha)
     wait_shows(page, "cutout", once.image)
@@ -262,7 +262,7 @@ def test_strokes_bring_back_and_remove_and_can_be_undone(page, refined):
     choose(page, "touchup", "Remove")
     strokes = paint_line(page, (0.45, 0.7), (0.55, 0.7))
     assert [stroke["keep"] for stroke in strokes] == [True, False]
-    twice = refined.touched_up(*paint(read_strokes(strokes), refined.photo.size))
+    twice = refined.touched_up(*paint(read_strokes(strokes), refined.photo.shape))
     assert (twice.alpha < once.alpha).sum() > 500
     wait_shows(page, "matte", twice.alpha)
     choose(page, "background", "White")  # what was painted stays through every change
@@ -285,7 +285,7 @@ def test_quick_strokes_all_count_and_a_new_photo_starts_without_them(page, refin
     for x in (0.05, 0.15, 0.25, 0.85):
         strokes = paint_line(page, (x, 0.05), (x, 0.2))
     assert len(strokes) == 4
-    painted = refined.touched_up(*paint(read_strokes(strokes), refined.photo.size))
+    painted = refined.touched_up(*paint(read_strokes(strokes), refined.photo.shape))
     wait_shows(page, "matte", painted.alpha)
     page.locator("#touchup .clear").click()
     wait_shows(page, "matte", refined.alpha)
@@ -300,7 +300,7 @@ def test_quick_strokes_all_count_and_a_new_photo_starts_without_them(page, refin
 
 COUNTED = """
 import runpy, sys
-import engines
+from background_remover import engines
 forward = engines.Engine.__call__
 def counted(self, photos):
     with open(sys.argv[1], "a") as file:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DATA
+from helpers import DATA
 from safetensors.torch import save_file
 
 import briarmbg

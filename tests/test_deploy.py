@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import PERSON, ROOT, serving
 from gradio_client import Client, handle_file
+from helpers import PERSON, ROOT, serving
 from playwright.sync_api import expect
 from test_api import call_tool, data_url, pictures
 

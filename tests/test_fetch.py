@@ -6,10 +6,9 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from conftest import PERSON, run_async, serving
+from helpers import PERSON, run_async, serving
 
-import fetch
-import utilities
+from background_remover import fetch, photos
 from utilities import PhotoError
 
 PUBLIC, PRIVATE = "127.0.0.1", "127.0.0.2"
@@ -123,7 +122,7 @@ def test_what_is_no_address_is_told(server, tmp_path, url):
 
 def test_a_download_ends_at_the_limits_of_size_and_time(server, tmp_path, monkeypatch):
     port, _ = server
-    monkeypatch.setattr(utilities, "MAX_BYTES", 5_000_000)
+    monkeypatch.setattr(photos, "MAX_BYTES", 5_000_000)
     with pytest.raises(PhotoError, match="more than 5 MB"):
         get(f"http://{PUBLIC}:{port}/endless", tmp_path)
     monkeypatch.setattr(fetch, "MAX_SECONDS", 0.5)

@@ -5,10 +5,10 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
-from matting import estimate_foreground, refine, touch_up
-from utilities import composite
+from background_remover.compositing import composite
+from background_remover.matting import estimate_foreground, refine, touch_up
 
 sys.path.append(str(ROOT / "benchmarks"))
 

@@ -8,15 +8,16 @@ import tomllib
 import urllib.request
 
 import pytest
-from conftest import EXAMPLES, PHOTOS, ROOT
+from helpers import EXAMPLES, PHOTOS, ROOT
 from huggingface_hub import metadata_load
 from PIL import Image
 from test_api import in_session
 
-import fetch
-import mcp_tools
-import utilities
-import weights
+from background_remover import fetch, photos, weights
+from background_remover.compositing import BLURS
+from background_remover.encoding import JPEG_QUALITY
+from background_remover.framing import MAX_SIDE
+from background_remover.page import mcp_tools
 
 PAGE = "http://127.0.0.1:7860"
 README = (ROOT / "README.md").read_text()
@@ -34,14 +35,14 @@ def test_the_front_matter_makes_a_space():
 
 
 def test_limits_and_files_are_quoted_as_they_are():
-    assert f"{utilities.MAX_PIXELS // 1_000_000} megapixels and {utilities.MAX_BYTES // 1_000_000} MB" in README
-    (photos,) = re.findall(r"^MAX_PHOTOS = (\d+)", (ROOT / "app.py").read_text(), re.MULTILINE)
-    assert f"up to\n{photos} photos" in README
-    assert f"up to {utilities.MAX_SIDE} pixels" in README
+    assert f"{photos.MAX_PIXELS // 1_000_000} megapixels and {photos.MAX_BYTES // 1_000_000} MB" in README
+    (count,) = re.findall(r"^MAX_PHOTOS = (\d+)", (ROOT / "app.py").read_text(), re.MULTILINE)
+    assert f"up to\n{count} photos" in README
+    assert f"up to {MAX_SIDE} pixels" in README
     assert f"within {fetch.MAX_SECONDS:.0f} seconds" in README
     assert f"more than {mcp_tools.INLINE_BYTES // 1000} kB" in README
-    assert f"{utilities.BLURS[0]} to {utilities.BLURS[1]}" in README
-    assert f"a `jpg` has {utilities.JPEG_QUALITY}" in README
+    assert f"{BLURS[0]} to {BLURS[1]}" in README
+    assert f"a `jpg` has {JPEG_QUALITY}" in README
     for name in re.findall(r"`(\w+\.py)`", README) + re.findall(r"\]\(([\w/.]+)\)", README):
         assert (ROOT / name).is_file(), name
     assert (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from strokes import MAX_POINTS, paint, read_strokes
+from background_remover.page.strokes import MAX_POINTS, paint, read_strokes
 from utilities import PhotoError
 
 

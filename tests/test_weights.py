@@ -20,18 +20,19 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from safetensors.torch import save, save_file
 
-import weights
+from background_remover import weights
+from background_remover.pipeline import BackgroundRemover
+from background_remover.weights import WeightsError
 from briarmbg import BriaRMBG
-from pipeline import BackgroundRemover
-from weights import WeightsError
 
 COMMIT = "c" * 40
 TENSORS = save({"layer.weight": torch.arange(6.0).reshape(2, 3)})
 LOAD = """
-import json, time, weights
+import json, time
+from background_remover import weights
 start = time.monotonic()
 try:
     loaded = weights.load({source!r})
@@ -41,7 +42,10 @@ except weights.WeightsError as error:
     result = dict(error=str(error))
 print(json.dumps(result | dict(seconds=time.monotonic() - start)))
 """
-AS_BRIA = f"import weights; weights.BRIA_SHA256 = {{'model.safetensors': '{hashlib.sha256(TENSORS).hexdigest()}'}};"
+AS_BRIA = f"""
+from background_remover import weights
+weights.BRIA_SHA256 = {{"model.safetensors": "{hashlib.sha256(TENSORS).hexdigest()}"}}
+"""
 
 
 class Hub:
@@ -375,7 +379,7 @@ def test_tensors_of_another_network_are_refused(tmp_path):
 
 
 def test_the_onnx_export_computes_what_torch_computes_and_loads_again(isnet_net, tmp_path):
-    command = [sys.executable, "weights.py", "export", str(tmp_path / "net.onnx"), weights.ISNET]
+    command = [sys.executable, "-m", "background_remover.export", str(tmp_path / "net.onnx"), weights.ISNET]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert "Apache-2.0" in done.stderr

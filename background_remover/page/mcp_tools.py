@@ -55,8 +55,3 @@ class PictureTools(gradio.mcp.GradioMCPServer):
             image.save(buffer, format)
             data = buffer.getvalue()
         return base64.b64encode(data).decode()
-
-
-def install() -> None:
-    """Make Gradio start these tools where it is launched with `mcp_server=True`; without `mcp` it starts none."""
-    gradio.mcp.GradioMCPServer = PictureTools  # type: ignore[misc]

@@ -7,11 +7,9 @@ carrying the pixels of the photo to a GPU.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import platform
-import sys
 import threading
 from collections.abc import Callable
 
@@ -26,8 +24,14 @@ from briarmbg import REBNCONV, BriaRMBG, upsample_like
 
 logger = logging.getLogger(__name__)
 
-SIZE = 1024  # height and width of what the network was trained on, in pixels
+SIDE = 1024  # pixels: height and width of what the network was trained on
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# whether an x86 processor computes in it; elsewhere it takes fifty times as long as fp32, or fails
+SUPPORTED: dict[str, Callable[[], bool]] = {
+    "fp32": lambda: True,
+    "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
+    "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
+}
 MAX_GRAPHS = 4  # CUDA graphs kept, one for each batch size seen
 
 Pixels = NDArray[np.uint8]
@@ -46,25 +50,39 @@ class Engine:
     variables RMBG_DEVICE and RMBG_PRECISION decide, and without them the machine: CUDA if there, else Apple's
     MPS, else the CPU; half precision where the hardware computes in it. `on_device` decorates the one function
     that touches the device, for hosts that lend a GPU by the call (`spaces.GPU`). The network becomes the
-    engine's own. Raises EngineError.
+    engine's own. A program that is about running it should call `allocator.keep_freed_memory` first.
+
+    Raises EngineError.
     """
 
     def __init__(
         self, net: BriaRMBG, device: str | None = None, precision: str | None = None, on_device: Wrapper | None = None
     ) -> None:
-        self.device = _device(device or os.environ.get("RMBG_DEVICE"))
-        self.precision = _precision(precision or os.environ.get("RMBG_PRECISION"), self.device)
-        if self.device.type == "cpu":
-            _keep_freed_memory()
-        self.net = _Matte(net, PRECISIONS[self.precision], pack=self.device.type == "cpu").to(self.device)
+        self.device = _device(device or os.environ.get("RMBG_DEVICE") or None)
+        self.precision = _precision(precision or os.environ.get("RMBG_PRECISION") or None, self.device)
+        self.net = _Matte(net, PRECISIONS[self.precision]).to(self.device)
         self.graphs: dict[int, _Graph] = {}
         self.forward = on_device(self._forward) if on_device else self._forward
         self.lent = self.forward != self._forward
         # A cancelled request's thread runs on, so a queue's limit can't keep two forwards apart. The lock is held
         # on the caller's side, never inside what `on_device` may run in a forked process.
         self.lock = threading.Lock()
-        if not self.lent:  # the first forward pays for memory, kernel choice and packed weights
-            self(np.zeros((1, SIZE, SIZE, 3), np.uint8))
+        if not self.lent:
+            self._warm_up()
+
+    def _warm_up(self) -> None:
+        """A first forward, which pays for memory and the choice of kernels, and shows whether the device can do it."""
+        blank = np.zeros((1, SIDE, SIDE, 3), np.uint8)
+        try:
+            if self.device.type == "cpu" and _can_pack():
+                self.net.pack(torch.tensor(blank))
+            else:
+                self(blank)
+        except RuntimeError as error:  # torch's own, for an operator that the device lacks and for memory alike
+            raise EngineError(
+                f"The network can't be run in {self.precision} on {self.device}: set RMBG_PRECISION to another of "
+                f"{', '.join(PRECISIONS)}, or RMBG_DEVICE to another device."
+            ) from error
 
     def __str__(self) -> str:
         if self.device.type == "cuda":
@@ -105,20 +123,35 @@ class _Matte(nn.Module):
     stem: nn.Module
     trunk: BriaRMBG
 
-    def __init__(self, net: BriaRMBG, dtype: torch.dtype, pack: bool) -> None:
+    def __init__(self, net: BriaRMBG, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
         net.eval().requires_grad_(False)
         for name, block in net.named_modules():
             if isinstance(block, REBNCONV):
                 conv = fuse_conv_bn_eval(block.conv_s1, block.bn_s1)
-                block.conv_s1 = _ConvReLU(conv, torch.float32 if name.startswith("stage6.") else dtype, pack)  # type: ignore[assignment]
+                block.conv_s1 = _ConvReLU(conv, torch.float32 if name.startswith("stage6.") else dtype)  # type: ignore[assignment]
                 block.bn_s1 = block.relu_s1 = nn.Identity()  # type: ignore[assignment]
         net.add_module("stage6", _InFloat(net.get_submodule("stage6")))
         self.stem = net.conv_in.to(memory_format=torch.channels_last)
         net.conv_in = nn.Identity()  # type: ignore[assignment]
         net.get_submodule("side1").to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trunk = net
+
+    @torch.inference_mode()
+    def pack(self, images: Tensor) -> None:
+        """Lay the weights out for `images` like these, by a forward that shows what reaches each convolution."""
+        shapes: dict[_ConvReLU, list[int]] = {}
+        convs = [module for module in self.modules() if isinstance(module, _ConvReLU)]
+        hooks = [
+            conv.register_forward_pre_hook(lambda conv, given: shapes.update({conv: list(given[0].shape)}))
+            for conv in convs
+        ]
+        self.forward(images)
+        for hook in hooks:
+            hook.remove()
+        for conv, shape in shapes.items():
+            conv.pack(shape)
 
     def forward(self, images: Tensor) -> Tensor:
         image = images.permute(0, 3, 1, 2).float().div_(255).sub_(0.5)  # N x 3 x H x W, channels_last
@@ -139,40 +172,38 @@ class _InFloat(nn.Module):
 
 
 class _ConvReLU(nn.Module):
-    """A convolution with weights in `dtype` and its bias in fp32, and its ReLU.
-
-    With `pack` they are one oneDNN call, with the weights laid out once for the size that comes first. PyTorch's own
-    compiler emits the same two operators. In eager mode the weights are laid out anew at every call and the ReLU is
-    another pass over memory, together 5 % of the time in bf16 and 9 % in fp32.
-    """
+    """A convolution with weights in `dtype` and its bias in fp32, and its ReLU."""
 
     bias: Tensor
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, pack: bool) -> None:
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
         weight = conv.weight if dtype == torch.float32 else _rounded(conv.weight, dtype)
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
         self.bias = conv.bias  # type: ignore[assignment]
         self.padding: list[int] = list(conv.padding)  # type: ignore[arg-type]
         self.stride, self.dilation = list(conv.stride), list(conv.dilation)
-        self.pack = pack and _can_pack()
         self.packed: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.pack:
-            whole = x.dtype == torch.float32
-            out = F.conv2d(x, self.weight, self.bias if whole else None, self.stride, self.padding, self.dilation)
-            return (out if whole else out.add_(self.bias[:, None, None])).relu_()
-        if self.packed is None:
-            plain = self.weight.detach().to_mkldnn()
-            self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-                plain, self.padding, self.stride, self.dilation, 1, list(x.shape)
-            )
-            del self.weight
-        geometry = self.padding, self.stride, self.dilation, 1
-        return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
-            x, self.packed, self.bias, *geometry, "relu", [], ""
+    def pack(self, shape: list[int]) -> None:
+        """Make it one oneDNN call, with the weights laid out for inputs of `shape`; others are still right.
+
+        PyTorch's own compiler emits the same two operators. In eager mode the weights are laid out anew at every call
+        and the ReLU is another pass over memory, together 5 % of the time in bf16 and 9 % in fp32.
+        """
+        self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+            self.weight.detach().to_mkldnn(), self.padding, self.stride, self.dilation, 1, shape
         )
+        del self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.packed is not None:
+            return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
+                x, self.packed, self.bias, self.padding, self.stride, self.dilation, 1, "relu", [], ""
+            )
+        whole = x.dtype == torch.float32
+        out = F.conv2d(x, self.weight, self.bias if whole else None, self.stride, self.padding, self.dilation)
+        return (out if whole else out.add_(self.bias[:, None, None])).relu_()
 
 
 def _rounded(weight: Tensor, dtype: torch.dtype, group: int = 36) -> Tensor:
@@ -232,6 +263,8 @@ def _precision(name: str | None, device: torch.device) -> str:
         return "bf16" if native else "fp32"
     if name not in PRECISIONS:
         raise EngineError(f"There is no precision '{name}': set RMBG_PRECISION to {', '.join(PRECISIONS)}.")
+    if device.type == "cpu" and _is_x86() and not SUPPORTED[name]():
+        raise EngineError(f"This processor does not compute in {name}: set RMBG_PRECISION to fp32, or leave it out.")
     return name
 
 
@@ -240,26 +273,14 @@ def _cpu() -> dict[str, object]:
     return dict(getattr(torch.cpu, "get_capabilities", dict)())
 
 
+def _is_x86() -> bool:
+    """Whether oneDNN has its own convolutions here, with which half precision is either fast or forbidden."""
+    return platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
 def _can_pack() -> bool:
     return (
-        platform.machine() in ("x86_64", "AMD64")
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        _is_x86()
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
     )
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc not to give freed memory back, else every activation is mapped and faulted in anew.
-
-    A third of the forward's time in fp32. All threads then share one arena, else each thread that ever ran a
-    forward would keep a gigabyte of its own. A no-op with another C library.
-    """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return
-    m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8  # from malloc.h
-    mallopt = ctypes.CDLL("libc.so.6").mallopt
-    mallopt(m_arena_max, 1)
-    mallopt(m_mmap_max, 0)
-    mallopt(m_trim_threshold, 2**31 - 1)
-    mallopt(m_top_pad, 64 << 20)

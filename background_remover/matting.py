@@ -33,7 +33,7 @@ DAMPING = 0.03  # keeps what is left of a pixel's equation from being blown up w
 
 ALPHA_SIDE = 800  # pixels: longer side of the copy on which alpha is solved for; the lengths below are at this side
 UNSURE = 0.1  # the network's word counts below this and above 1 minus this
-MARGIN = 3  # pixels by which the band exceeds what is unsure
+BAND_MARGIN = 3  # pixels by which the band exceeds what is unsure
 CORES, GROWTH = (4, 8), 3  # what is unsure and wider than 2 CORE gets GROWTH CORE more
 THIN, GAP = 0.6, 0.95  # matte, and 1 minus it, from which the middle of a part or a gap is sure, however thin
 THIN_REACH = 4  # pixels around the middle to compare it with
@@ -208,10 +208,10 @@ def _band(matte: Floats) -> Mask:
     """The pixels to solve for: the unsure ones, a margin, and more of it around wider parts."""
     unsure = ((matte > UNSURE) & (matte < 1 - UNSURE)).astype(np.uint8)
     unit = max(matte.shape) / ALPHA_SIDE
-    band: NDArray[Any] = cv2.dilate(unsure, _disc(MARGIN * unit))
+    band: NDArray[Any] = cv2.dilate(unsure, _disc(BAND_MARGIN * unit))
     for core in CORES:
         cores = cv2.erode(unsure, _disc(core * unit), borderType=cv2.BORDER_CONSTANT, borderValue=1)
-        band = np.maximum(band, cv2.dilate(cores, _disc((core * (1 + GROWTH) + MARGIN) * unit)))
+        band = np.maximum(band, cv2.dilate(cores, _disc((core * (1 + GROWTH) + BAND_MARGIN) * unit)))
     return band > 0
 
 

@@ -51,15 +51,15 @@ def read_strokes(data: Any) -> tuple[Stroke, ...]:
     return strokes
 
 
-def paint(strokes: Sequence[Stroke], size: tuple[int, int]) -> tuple[Mask, Mask]:
-    """Where strokes bring back and where they remove, each H x W at `size`; the later of two wins."""
-    height, width = size
-    painted = np.zeros(size, np.uint8)
+def paint(strokes: Sequence[Stroke], shape: tuple[int, int]) -> tuple[Mask, Mask]:
+    """Where strokes bring back and where they remove, each H x W, of that shape; the later of two wins."""
+    height, width = shape
+    painted = np.zeros(shape, np.uint8)
     for stroke in strokes:
         scale = np.array((width, height)) * 2**FRACTION
         points = np.rint(
             np.array((*stroke.points, stroke.points[-1])) * scale - 2 ** (FRACTION - 1)
         )  # a dot is a line too
-        thickness = max(1, math.ceil(stroke.width * max(size)))
+        thickness = max(1, math.ceil(stroke.width * max(shape)))
         cv2.polylines(painted, [points.astype(np.int32)], False, 1 if stroke.keep else 2, thickness, shift=FRACTION)
     return painted == 1, painted == 2

@@ -16,8 +16,9 @@ from urllib.parse import unquote, urljoin
 import httpx
 from safehttpx import AsyncSecureTransport
 
-import utilities
-from utilities import PhotoError, safe_stem
+from background_remover import photos
+from background_remover.encoding import safe_stem
+from utilities import PhotoError
 
 MAX_REDIRECTS = 5
 MAX_SECONDS = 30.0  # for all of a download
@@ -28,7 +29,7 @@ NO_PHOTO = "No photo could be had from this address: check it, or send the photo
 
 
 async def fetch(url: str, folder: str) -> str:
-    """The path in `folder` of what an http or https URL holds, downloaded; at most utilities.MAX_BYTES.
+    """The path in `folder` of what an http or https URL holds, downloaded; at most photos.MAX_BYTES.
 
     `folder` is where the server keeps what it gives out: a URL of one of those files, under whatever name the
     server was called, is that file, and nothing is asked for.
@@ -65,7 +66,7 @@ async def _download(url: str, target: Path) -> None:
             with target.open("wb") as file:
                 async for chunk in answer.aiter_bytes():
                     count += len(chunk)
-                    utilities.check_bytes(count)
+                    photos.check_bytes(count)
                     file.write(chunk)
             return
     raise PhotoError(NO_PHOTO)

@@ -1,0 +1,74 @@
+"""Straight alpha over backgrounds, and the backgrounds."""
+
+from __future__ import annotations
+
+from numbers import Real
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from background_remover.colours import Colour, convert
+from utilities import PhotoError
+
+Pixels = NDArray[np.uint8]
+
+BLUR = 0.02  # standard deviation of the blurred background, as a share of the longer side
+BLURS = 0.001, 0.2  # least and most of it
+BLUR_PIXELS = 10  # standard deviation on the copy that is blurred, which is made as small as that allows
+
+
+def composite(foreground: Pixels, alpha: Pixels, background: Pixels | Colour) -> Pixels:
+    """Straight alpha over a background (H x W x 3, or one colour): round((a F + (255 - a) B) / 255), exactly."""
+    out = np.empty_like(foreground)
+    out[...] = background
+    cv2.copyTo(foreground, (alpha == 255).view(np.uint8), out)
+    partial = np.flatnonzero((alpha != 0) & (alpha != 255))
+    a = alpha.reshape(-1, 1)[partial].astype(np.uint32)
+    pixels = out.reshape(-1, 3)
+    pixels[partial] = (a * foreground.reshape(-1, 3)[partial] + (255 - a) * pixels[partial] + 127) // 255
+    return out
+
+
+def with_alpha(rgb: Pixels, alpha: Pixels) -> Pixels:
+    """H x W x 4 with straight alpha; colours under alpha 0 are zeroed, so that no background leaks or weighs."""
+    rgba = np.empty((*alpha.shape, 4), np.uint8)
+    cv2.mixChannels([rgb, alpha], [rgba], [0, 0, 1, 1, 2, 2, 3, 3])
+    whole = rgba.view(np.uint32)[..., 0]
+    np.multiply(whole, alpha > 0, out=whole)
+    return rgba
+
+
+def fit_background(rgb: Pixels, shape: tuple[int, int], source: bytes | None, target: bytes | None) -> Pixels:
+    """An image that fills `shape` (height, width), cut centrally, from one colour profile to another (None: sRGB)."""
+    image = ImageOps.fit(Image.fromarray(rgb), shape[::-1], Image.Resampling.BICUBIC)
+    return np.asarray(convert(image, source, target))
+
+
+def check_blur(blur: float) -> None:
+    """Raises PhotoError for a blur outside BLURS."""
+    if not isinstance(blur, Real) or not BLURS[0] <= blur <= BLURS[1]:
+        raise PhotoError(f"A blur of {blur!r} can't be made: choose one from {BLURS[0]} to {BLURS[1]}.")
+
+
+def blur_background(rgb: Pixels, alpha: Pixels, blur: float = BLUR) -> Pixels:
+    """The photo's own background, blurred; the subject has no part in it, so that it casts no halo.
+
+    `blur` is the standard deviation as a share of the longer side, within BLURS. Raises PhotoError.
+    """
+    check_blur(blur)
+    height, width = alpha.shape
+    longer = max(height, width)
+    scale = min(1.0, BLUR_PIXELS / (blur * longer))
+    small = max(1, round(width * scale)), max(1, round(height * scale))
+    weight = cv2.resize(255 - alpha, small, interpolation=cv2.INTER_AREA).astype(np.float32) / 255 + 1e-4
+    colours = cv2.resize(rgb, small, interpolation=cv2.INTER_AREA).astype(np.float32)
+    sigma = blur * longer * scale
+    side = 2 * int(3 * sigma) + 3
+    layers = cv2.GaussianBlur(
+        np.dstack((colours * weight[..., np.newaxis], weight)), (side, side), sigma, borderType=cv2.BORDER_REPLICATE
+    )
+    blurred = np.clip(np.rint(layers[..., :3] / layers[..., 3:]), 0, 255).astype(np.uint8)
+    large: Pixels = cv2.resize(blurred, (width, height), interpolation=cv2.INTER_CUBIC)
+    return large

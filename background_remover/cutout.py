@@ -1,0 +1,223 @@
+"""What comes out: a `Cutout`, and the `Finish` that says how a picture of it should look."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from background_remover import matting
+from background_remover.colours import Colour, css_colour, parse_colour
+from background_remover.compositing import BLUR, blur_background, check_blur, composite, fit_background, with_alpha
+from background_remover.encoding import check_encoding, save_pixels
+from background_remover.framing import MARGIN, Frame, Size, check_margin, check_size
+from background_remover.photos import Photo, PhotoSource, check_pixels, open_photo
+from utilities import PhotoError
+
+Pixels = NDArray[np.uint8]
+Background = str | Colour | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Photo
+
+
+@dataclass(frozen=True, eq=False)
+class Cutout:
+    """What was cut out of a photo, at the photo's size, the way up that its EXIF orientation asks for."""
+
+    photo: Photo
+    alpha: Pixels  # H x W
+    foreground: Pixels  # H x W x 3, the subject's colours; the photo's own where alpha is 255
+
+    @classmethod
+    def from_matte(cls, photo: Photo, alpha: Pixels, *, refine: bool = False, foreground: bool = True) -> Cutout:
+        """What a matte H x W, made elsewhere or earlier, cuts out of a photo; the rest as for the remover."""
+        if refine:
+            alpha = matting.refine(photo.opaque(), alpha)
+        if photo.alpha is not None:
+            alpha = np.minimum(alpha, photo.alpha)
+        return cls(photo, alpha, matting.estimate_foreground(photo.rgb, alpha) if foreground else photo.rgb)
+
+    @classmethod
+    def open(cls, photo: PhotoSource, matte: PhotoSource | None = None) -> Cutout:
+        """An earlier cutout again: from a photo and its matte, or from a cutout that holds its alpha itself.
+
+        Raises PhotoError if one is no photo, if their sizes differ, and if there is neither a matte nor alpha.
+        """
+        opened = open_photo(photo)
+        if matte is None:
+            if opened.alpha is None:
+                raise PhotoError("This picture has no transparency: send the matte that belongs to it, or cut it out.")
+            return cls.from_matte(opened, opened.alpha, foreground=False)  # its colours are the subject's already
+        alpha = open_photo(matte).rgb[..., 0]
+        if alpha.shape != opened.shape:
+            sizes = "the photo has {1} × {0} pixels and the matte {3} × {2}".format(*opened.shape, *alpha.shape)
+            raise PhotoError(f"These two don't belong together, for {sizes}: send the photo's own matte.")
+        return cls.from_matte(opened, np.ascontiguousarray(alpha))
+
+    @cached_property
+    def found(self) -> bool:
+        """False: nothing in the photo is foreground, and the matte is 0 throughout."""
+        return bool(self.alpha.any())
+
+    @cached_property
+    def matte(self) -> Image.Image:
+        """The alpha matte, mode L: 255 is subject, 0 background."""
+        return Image.fromarray(self.alpha)
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The subject, mode RGBA, straight alpha: where the matte is 255 the photo's pixels, where it is 0 zeros."""
+        return self._image(self.pixels())
+
+    def touched_up(self, keep: NDArray[np.bool_], remove: NDArray[np.bool_]) -> Cutout:
+        """The cutout after brush strokes, H x W each, that bring the subject back or take it away, see `matting`."""
+        return Cutout.from_matte(self.photo, matting.touch_up(self.photo.opaque(), self.alpha, keep, remove))
+
+    def framed(self, margin: float = MARGIN, size: Size | None = None) -> Cutout:
+        """Cropped to the subject, with a margin of that share of its longer side (0 to 1) all around.
+
+        With `size`, the width and height of a canvas, it is scaled to fit into that with its margin, and centred.
+        Faint residue and specks don't widen the crop, see `framing.subject_box`. Where the canvas reaches beyond
+        the photo alpha is 0. Where there is no subject, the whole photo is shown.
+
+        Raises PhotoError for a margin or a size that can't be made.
+        """
+        frame = Frame.around(self.alpha, margin, size)
+        check_pixels(*frame.size)
+        return self._through(frame)
+
+    def preview(self, side: int) -> Cutout:
+        """The same with at most `side` pixels on the longer side, averaged, for a quick look."""
+        return self if max(self.photo.shape) <= side else self._through(Frame.within(side, self.photo.shape))
+
+    def _through(self, frame: Frame) -> Cutout:
+        foreground, alpha = frame.subject(self.foreground, self.alpha)
+        return Cutout(Photo(frame.photo(self.photo.opaque()), icc=self.photo.icc), alpha, foreground)
+
+    def composite(self, background: Background = "white", blur: float = BLUR) -> Image.Image:
+        """The subject on a background, mode RGB.
+
+        `background` is a CSS colour ("white", "#ff8800"), an RGB tuple, "blur" (the photo's own background,
+        blurred), or an image (path object, bytes, PIL image, array), which fills the frame and is cut to it.
+        A colour is sRGB; it and an image are brought into the photo's colour space, so that the subject's
+        pixels stay as they are. `blur` is how strong that is: a standard deviation, as a share of the longer side.
+
+        Raises PhotoError for what is neither a colour nor an image, and for a blur outside `compositing.BLURS`.
+        """
+        if background is None:
+            raise PhotoError("There is no background to composite with: give one, or take .image for transparency.")
+        return self._image(self.pixels(background, blur))
+
+    def pixels(self, background: Background | None = None, blur: float = BLUR) -> Pixels:
+        """`image` as H x W x 4, or `composite(background, blur)` as H x W x 3."""
+        if background is None:
+            return with_alpha(self.foreground, self.alpha)
+        return composite(self.foreground, self.alpha, self._under(background, blur))
+
+    def _under(self, background: Background, blur: float) -> Pixels | Colour:
+        """The background at the photo's size, in the photo's colour space; or one colour."""
+        if isinstance(background, tuple):
+            background = "rgb({},{},{})".format(*background)
+        if isinstance(background, str):
+            if background == "blur":
+                return blur_background(self.photo.opaque(), self.alpha, blur)
+            try:
+                return css_colour(background, self.photo.icc)
+            except PhotoError as error:
+                if not Path(background).suffix:
+                    raise
+                raise PhotoError("This is not a colour: give the path of an image as a pathlib.Path.") from error
+        photo = background if isinstance(background, Photo) else open_photo(background)
+        return fit_background(photo.opaque(), self.photo.shape, photo.icc, self.photo.icc)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        background: Background | None = None,
+        blur: float = BLUR,
+        quality: int | None = None,
+    ) -> None:
+        """Write `image`, or `composite(background, blur)`, in the format of the extension.
+
+        .png, .webp and .tif are lossless and hold alpha; .jpg is over white. `quality`, 1 to 100, makes .webp
+        lossy and is that of .jpg. Raises PhotoError, OSError.
+        """
+        check_encoding(Path(path).suffix, quality)
+        save_pixels(self.pixels(background, blur), path, self.photo.icc, quality)
+
+    def _image(self, pixels: Pixels) -> Image.Image:
+        image = Image.fromarray(pixels)
+        if self.photo.icc:
+            image.info["icc_profile"] = self.photo.icc
+        return image
+
+
+@dataclass(frozen=True, eq=False)
+class Finish:
+    """How a picture of a cutout should look, in the words of the API; page, API and batch all speak it.
+
+    `background` is "transparent", "blur" or a CSS colour; `background_image` wins over it. `crop` goes to the subject
+    and its `margin`; `width` and `height` are those of a canvas to crop to, one alone makes a square, 0 is none.
+    `format` is an extension that `encoding.ENCODERS` has. The units are those of `Cutout`.
+    """
+
+    background: str = "transparent"
+    background_image: PhotoSource | None = None
+    blur: float = BLUR
+    crop: bool = False
+    margin: float = MARGIN
+    width: int = 0
+    height: int = 0
+    format: str = "png"
+    quality: int | None = None
+
+    def check(self) -> None:
+        """Raises PhotoError for what can't be made of any cutout."""
+        check_encoding(self.suffix, self.quality)
+        if self.crop or self.size:
+            check_margin(self.margin)
+        if self.size:
+            check_size(self.size)
+        if self._backdrop is None and self.background == "blur":
+            check_blur(self.blur)
+        elif self._backdrop is None and self.background != "transparent":
+            parse_colour(self.background)
+
+    @property
+    def suffix(self) -> str:
+        """The extension of its files, dot included."""
+        return f".{self.format}"
+
+    @property
+    def size(self) -> Size | None:
+        """Width and height of the canvas, None for the photo's own pixels."""
+        return (self.width or self.height, self.height or self.width) if self.width or self.height else None
+
+    @cached_property
+    def _backdrop(self) -> Photo | None:
+        """The background image, decoded once for all cutouts of a batch."""
+        return None if self.background_image is None else open_photo(self.background_image)
+
+    def frame(self, cutout: Cutout) -> Cutout:
+        """What is shown of a cutout. Raises PhotoError."""
+        return cutout.framed(self.margin, self.size) if self.crop or self.size else cutout
+
+    def composite(self, framed: Cutout) -> Pixels:
+        """What was framed, on its background: H x W x 3, or x 4 if that is transparent. Raises PhotoError."""
+        return framed.pixels(self._under, self.blur)
+
+    def write(self, framed: Cutout, path: str | os.PathLike[str]) -> None:
+        """A file of what was framed, on its background. Raises PhotoError, OSError."""
+        framed.save(path, self._under, self.blur, self.quality)
+
+    def save(self, cutout: Cutout, path: str | os.PathLike[str]) -> None:
+        """A file of a cutout, framed and on its background. Raises PhotoError, OSError."""
+        self.write(self.frame(cutout), path)
+
+    @property
+    def _under(self) -> Background | None:
+        return self._backdrop or (None if self.background == "transparent" else self.background)

@@ -1,0 +1,68 @@
+"""Pixels into files."""
+
+from __future__ import annotations
+
+import os
+import re
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from background_remover.compositing import composite
+from background_remover.fastpng import encode_png
+from utilities import PhotoError
+
+Pixels = NDArray[np.uint8]
+
+JPEG_QUALITY = 95
+# by extension: Pillow's name and options; PNG has a faster writer of its own, WebP's are an eighth of its default time
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".webp": ("WEBP", {"lossless": True, "exact": True, "quality": 20, "method": 0}),
+    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".jpg": ("JPEG", {"quality": JPEG_QUALITY, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": JPEG_QUALITY, "subsampling": 0}),
+}
+FORMAT_SIDES = {"WEBP": 16383, "JPEG": 65535}  # pixels: the longest side that a format can hold; both are lossy too
+
+
+def safe_stem(name: str) -> str:
+    """A file's name without folder and extension, in letters, digits, ".", "_" and "-"; "photo" if nothing is left."""
+    return re.sub(r"[^\w.-]+", "-", Path(name).stem).strip(".-")[:80] or "photo"
+
+
+def check_encoding(suffix: str, quality: int | None) -> None:
+    """Raises PhotoError for an extension that is none of ENCODERS and a quality that is no whole number, 1 to 100."""
+    if suffix.lower() not in ENCODERS:
+        raise PhotoError(f"'{suffix}' is no format to save in: use one of {', '.join(ENCODERS)}.")
+    if quality is not None and not (isinstance(quality, Integral) and 1 <= quality <= 100):
+        raise PhotoError(f"A quality of {quality!r} can't be made: choose a whole number from 1 to 100.")
+
+
+def save_pixels(
+    pixels: Pixels, path: str | os.PathLike[str], icc: bytes | None = None, quality: int | None = None
+) -> None:
+    """Write H x W (x 3 or 4) as PNG, WebP or TIFF (lossless), or JPEG (over white), by the path's extension.
+
+    `quality`, 1 to 100, makes WebP lossy (its alpha stays exact) and is JPEG's, which is JPEG_QUALITY without it;
+    PNG and TIFF take no notice. Raises PhotoError for what the format can't do, OSError where the file can't be
+    written.
+    """
+    suffix = Path(path).suffix
+    check_encoding(suffix, quality)
+    name, options = ENCODERS[suffix.lower()]
+    if name == "PNG":
+        Path(path).write_bytes(encode_png(pixels, icc))
+        return
+    if max(pixels.shape[:2]) > FORMAT_SIDES.get(name, max(pixels.shape)):
+        raise PhotoError(f"A {name} has at most {FORMAT_SIDES[name]} pixels a side: choose PNG.")
+    if name == "JPEG" and pixels.shape[2:] == (4,):
+        pixels = composite(np.ascontiguousarray(pixels[..., :3]), pixels[..., 3], (255, 255, 255))
+    if quality is not None and name in FORMAT_SIDES:
+        options = options | {"lossless": False, "exact": False, "quality": quality, "method": 1}
+    Image.fromarray(pixels).save(path, name, icc_profile=icc, **options)

@@ -1,0 +1,147 @@
+"""The geometry of a canvas: which part of a photo it shows, how large, and what is left around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from utilities import PhotoError
+
+Pixels = NDArray[np.uint8]
+Size = tuple[int, int]  # width, height
+
+MARGIN = 0.05  # room around a subject that is cropped to, as a share of its longer side
+MAX_SIDE = 5000  # pixels: longer side of a canvas
+FAINT = 32  # of 255: alpha below this is no subject when it comes to where the subject ends
+SPECK = 0.002  # of the largest part's area: smaller parts are no subject either
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A canvas and the part of a photo that it shows: cut out, scaled, and bordered where the photo ends."""
+
+    rows: slice
+    columns: slice
+    inner: Size  # to which these are scaled
+    borders: tuple[int, int, int, int] = (0, 0, 0, 0)  # pixels at the top, bottom, left and right
+
+    @classmethod
+    def around(cls, alpha: Pixels, margin: float = MARGIN, size: Size | None = None) -> Frame:
+        """The subject with a margin of that share of its longer side, within 0..1; the whole photo if there is none.
+
+        `size`, up to MAX_SIDE each way, is that of a canvas in which it is centred, as large as it can be. None keeps
+        the photo's pixels as they are. Raises PhotoError.
+        """
+        check_margin(margin)
+        box = subject_box(alpha)
+        left, top, right, bottom = box or (0, 0, alpha.shape[1], alpha.shape[0])
+        room = round(margin * max(right - left, bottom - top)) if box else 0
+        width, height = right - left + 2 * room, bottom - top + 2 * room
+        if size is None:
+            size = width, height
+        else:
+            check_size(size)
+        scale = min(size[0] / width, size[1] / height)
+        columns, inner_width, across = _span((left + right) / 2, int(size[0]), scale, alpha.shape[1])
+        rows, inner_height, down = _span((top + bottom) / 2, int(size[1]), scale, alpha.shape[0])
+        return cls(rows, columns, (inner_width, inner_height), (*down, *across))
+
+    @classmethod
+    def within(cls, side: int, shape: tuple[int, int]) -> Frame:
+        """The whole of a photo of `shape` (height, width), with at most `side` pixels on the longer side."""
+        scale = min(1.0, side / max(shape))
+        height, width = (max(1, round(length * scale)) for length in shape)
+        return cls(slice(None), slice(None), (width, height))
+
+    @property
+    def size(self) -> Size:
+        """Of the canvas."""
+        top, bottom, left, right = self.borders
+        return self.inner[0] + left + right, self.inner[1] + top + bottom
+
+    def photo(self, rgb: Pixels) -> Pixels:
+        """What it shows of a photo, whose outermost pixels go on where it ends."""
+        return self._bordered(self._scaled(rgb[self.rows, self.columns]), cv2.BORDER_REPLICATE)
+
+    def subject(self, rgb: Pixels, alpha: Pixels) -> tuple[Pixels, Pixels]:
+        """Colours and alpha of what it shows, both straight; the colours are averaged as alpha weighs them.
+
+        Neither leaves the range of its neighbours, so that what is solid stays so and nothing rings.
+        """
+        rgb, alpha = rgb[self.rows, self.columns], alpha[self.rows, self.columns]
+        if self.inner != alpha.shape[::-1]:
+            weighted = self._scaled(cv2.multiply(rgb, cv2.merge([alpha] * 3), dtype=cv2.CV_16U))
+            weight = self._scaled(alpha.astype(np.uint16) * 255)
+            straight = weighted * np.float32(255) / np.maximum(weight, 1)[..., np.newaxis]
+            shown = (alpha > 0)[..., np.newaxis]
+            rgb = self._limited(straight, np.where(shown, rgb, 255), np.where(shown, rgb, 0))
+            alpha = self._limited(weight / np.float32(255), alpha, alpha)
+        return self._bordered(rgb, cv2.BORDER_REPLICATE), self._bordered(alpha, cv2.BORDER_CONSTANT)
+
+    def _scaled(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        if self.inner == (pixels.shape[1], pixels.shape[0]):
+            return pixels
+        how = cv2.INTER_CUBIC if self._enlarges(pixels) else cv2.INTER_AREA
+        return cv2.resize(pixels, self.inner, interpolation=how)
+
+    def _enlarges(self, pixels: NDArray[Any]) -> bool:
+        return self.inner[0] >= int(pixels.shape[1])
+
+    def _limited(self, scaled: NDArray[Any], low: Pixels, high: Pixels) -> Pixels:
+        """Scaled values in bytes; where they were enlarged, within what `low` and `high` are next to the same place.
+
+        Bicubic interpolation overshoots: beside an edge it exceeds what is on either side.
+        """
+        least: Any = 0
+        most: Any = 255
+        if self._enlarges(low):
+            around = np.ones((3, 3), np.uint8)
+            least, most = (
+                cv2.resize(bound, self.inner, interpolation=cv2.INTER_NEAREST_EXACT)
+                for bound in (cv2.erode(low, around), cv2.dilate(high, around))
+            )
+        return np.rint(np.clip(scaled, least, most, out=scaled), out=scaled).astype(np.uint8)
+
+    def _bordered(self, pixels: Pixels, kind: int) -> Pixels:
+        bordered: Pixels = cv2.copyMakeBorder(pixels, *self.borders, kind)  # type: ignore[assignment]
+        return bordered
+
+
+def check_margin(margin: float) -> None:
+    """Raises PhotoError unless it is a share, 0 to 1."""
+    if not isinstance(margin, Real) or not 0 <= margin <= 1:
+        raise PhotoError(f"A margin of {margin!r} can't be made: choose a share of the subject's size, 0 to 1.")
+
+
+def check_size(size: Size) -> None:
+    """Raises PhotoError unless both sides are whole numbers from 1 to MAX_SIDE."""
+    if not all(isinstance(side, Integral) and 1 <= side <= MAX_SIDE for side in size):
+        sides = " × ".join(map(str, size))
+        raise PhotoError(f"A canvas of {sides} can't be made: choose 1 to {MAX_SIDE} pixels a side, whole ones.")
+
+
+def subject_box(alpha: Pixels) -> tuple[int, int, int, int] | None:
+    """Left, top, right and bottom of the subject: alpha from FAINT, without SPECKs. None if there is none."""
+    _, _, parts, _ = cv2.connectedComponentsWithStats((alpha >= FAINT).view(np.uint8))
+    parts = parts[1:]  # the first is the background
+    if not len(parts):
+        return None
+    left, top, width, height, _ = parts[parts[:, 4] >= SPECK * parts[:, 4].max()].T
+    return int(left.min()), int(top.min()), int((left + width).max()), int((top + height).max())
+
+
+def _span(centre: float, count: int, scale: float, length: int) -> tuple[slice, int, tuple[int, int]]:
+    """Along one side, for `count` pixels of canvas about `centre`: which of the photo's `length` pixels they show,
+    on how many of theirs, and how many are left before and after, where the photo ends.
+    """
+    start, stop = centre - count / scale / 2, centre + count / scale / 2
+    before = min(round(max(0.0, -start) * scale), count - 1)
+    after = min(round(max(0.0, stop - length) * scale), count - 1 - before)
+    first = max(0, int(start + 0.5))
+    shown = slice(first, min(length, max(first + 1, int(stop + 0.5))))
+    return shown, count - before - after, (before, after)

@@ -1,0 +1,188 @@
+"""Where uploads and results lie, and for how long: one folder, which is swept by age and by size.
+
+Each upload and each result has a folder of its own in it, under a name that nobody can guess, since whoever knows a
+path there can read it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from background_remover.encoding import safe_stem
+from utilities import PhotoError
+
+NAME = "background-remover"  # of the folder, so that nothing of others is ever swept
+EXAMPLES = "examples"  # in it: copies of the example photos, which stay
+LIFETIME = 24 * 3600.0  # seconds after its last use for which a file is kept; RMBG_KEEP_SECONDS
+MAX_DISK = 2000.0  # megabytes, all files together; RMBG_MAX_DISK
+SWEEPS = 1.0, 600.0  # seconds between two sweeps, at least and at most; half a lifetime otherwise
+
+NOT_HERE = "This file was not uploaded here: send the photo itself."
+Upload = str | bytes  # a path in the folder, or the content of a data: URL
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of the things that lie in the folder."""
+
+    path: Path
+    changed: float  # when it, or anything in it, was last written or used, in seconds since the epoch
+    size: int  # bytes
+
+
+class FileStore:
+    """The folder's files. `lifetime` is in seconds, `max_bytes` what all of them may have before a request starts."""
+
+    def __init__(self, folder: Path, lifetime: float = LIFETIME, max_bytes: float = MAX_DISK * 1e6) -> None:
+        self.folder = folder
+        self.lifetime = lifetime
+        self.max_bytes = max_bytes
+        self._requests: dict[object, tuple[float, set[str]]] = {}  # those that run: since when, with which entries
+        self._lock = threading.Lock()
+
+    # --- paths ---
+
+    def admit(self, path: str) -> str:
+        """The path that a client named, if it is that of a file in the folder, wherever links lead.
+
+        Raises PhotoError, with the same words whether or not there is such a file.
+        """
+        with suppress(OSError, ValueError, RuntimeError):  # no such file, no path at all, links in a circle
+            resolved = Path(path).resolve(strict=True)
+            if resolved.is_relative_to(self.folder.resolve()) and resolved.is_file():
+                return str(resolved)
+        raise PhotoError(NOT_HERE)
+
+    def new_folder(self) -> Path:
+        """An empty one that nobody can guess."""
+        folder = self.folder / secrets.token_urlsafe(16)
+        folder.mkdir(parents=True, mode=0o700)
+        return folder
+
+    def new_file(self, upload: Upload, what: str, suffix: str = ".png") -> str:
+        """A new file's path, named after the upload that it is made of."""
+        stem = safe_stem(upload if isinstance(upload, str) else "photo").removesuffix(f"-{what}")
+        return str(self.new_folder() / f"{stem}-{what}{suffix}")
+
+    def add_examples(self, photos: Iterable[Path]) -> list[str]:
+        """Copies of the photos that stay, so that an example is an upload like any other."""
+        folder = self.folder / EXAMPLES
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for photo in photos:
+            copy = folder / f".{photo.name}-{secrets.token_hex(4)}"
+            shutil.copyfile(photo, copy)
+            copy.replace(folder / photo.name)  # another process may be reading it
+        return [str(folder / photo.name) for photo in photos]
+
+    # --- time and space ---
+
+    @contextmanager
+    def request(self, *inputs: Any) -> Iterator[None]:
+        """While it runs, what it was given and what it makes stay. Room is made before it starts."""
+        used = {path for value in inputs for path in self._paths(value)}
+        token = object()
+        with self._lock:
+            self._requests[token] = time.time(), {path.relative_to(self.folder).parts[0] for path in used}
+        try:
+            for path in used:
+                with suppress(OSError):  # deleted in between
+                    os.utime(path)
+            self.sweep()
+            yield
+        finally:
+            with self._lock:
+                del self._requests[token]
+
+    def sweep(self) -> None:
+        """Delete what is older than the lifetime and, the oldest first, what is too much; nothing that is in use."""
+        with self._lock:
+            now = time.time()
+            in_use = {EXAMPLES}.union(*(names for _, names in self._requests.values()))
+            since = min((started for started, _ in self._requests.values()), default=now)
+            entries = sorted(self._entries(), key=lambda entry: entry.changed)
+            total = sum(entry.size for entry in entries)
+            for entry in entries:
+                if entry.path.name in in_use or (self._requests and entry.changed >= since):
+                    continue
+                if entry.changed < now - self.lifetime or total > self.max_bytes:
+                    remove(entry.path)
+                    total -= entry.size
+
+    def keep_sweeping(self) -> None:
+        """Sweep now, for what a killed run left, and from time to time, in a thread that ends with the process."""
+        pause = min(max(self.lifetime / 2, SWEEPS[0]), SWEEPS[1])
+
+        def run() -> None:
+            while True:
+                self.sweep()
+                time.sleep(pause)
+
+        threading.Thread(target=run, name="sweep", daemon=True).start()
+
+    def _paths(self, value: Any) -> Iterator[Path]:
+        """The paths in the folder that a handler's argument holds, whatever it is."""
+        if isinstance(value, str) and value.startswith(f"{self.folder}{os.sep}"):
+            with suppress(PhotoError):
+                yield Path(self.admit(value))
+        elif isinstance(value, dict):
+            yield from self._paths([*value.values()])
+        elif isinstance(value, list | tuple):
+            for item in value:
+                yield from self._paths(item)
+
+    def _entries(self) -> Iterator[Entry]:
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            changed, size = 0.0, 0
+            for file in (path, *path.rglob("*")):
+                try:
+                    found = file.lstat()
+                except OSError:  # deleted in between
+                    continue
+                changed, size = max(changed, found.st_ctime), size + found.st_size
+            yield Entry(path, changed, size)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a folder with all that is in it; it may be gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_zip(files: Iterable[str | Path], path: Path) -> str:
+    """An archive of files, by their names alone and as they are, since pictures don't shrink any further."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in map(Path, files):
+            archive.write(file, file.name)
+    return str(path)
+
+
+def choose_folder() -> Path:
+    """Ours, in GRADIO_TEMP_DIR or else in the system's temporary folder, as Gradio's from now on, too.
+
+    Gradio reads the variable when it is imported and when a component is made, so call this before.
+    """
+    folder = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()).resolve()
+    folder = folder if folder.name == NAME else folder / NAME
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
+
+
+@functools.cache
+def file_store() -> FileStore:
+    """The one of this process, as the environment has it."""
+    lifetime = float(os.environ.get("RMBG_KEEP_SECONDS") or LIFETIME)
+    return FileStore(choose_folder(), lifetime, float(os.environ.get("RMBG_MAX_DISK") or MAX_DISK) * 1e6)

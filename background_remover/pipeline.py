@@ -1,0 +1,147 @@
+"""Photo in, cutout out. The one way through the code: page, API, batch and benchmarks all come here."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from background_remover import weights as weights_module
+from background_remover.cutout import Cutout
+from background_remover.encoding import safe_stem
+from background_remover.engines import SIDE, Engine, Wrapper
+from background_remover.photos import PhotoSource, open_photo
+from background_remover.weights import Weights, WeightsError
+from briarmbg import BriaRMBG
+from utilities import PhotoError, enlarge, shrink
+
+logger = logging.getLogger(__name__)
+
+NOTHING_FOUND = "Nothing in this photo stands out as its subject, so the matte is empty: try another photo."
+# Of 255: the network's peak from which a photo has a subject, some pixel being rather it than not. Textures reach 115,
+# subjects 247. `utilities.EMPTY` is lower, since the model card's formulas stretch whatever a caller's network finds.
+FOUND = 128
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo of several."""
+
+    name: str  # the photo's file name
+    path: Path | None = None  # of its result, None if there is none
+    reason: str = ""  # why there is none, or why it is empty, in one sentence
+
+
+class BackgroundRemover:
+    """Cuts the subject out of photos.
+
+        remover = BackgroundRemover.from_pretrained()
+        remover("photo.jpg").save("cutout.png")
+
+    `weights` says which weights these are and under which licence, `engine` what they run on.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        device: str | None = None,
+        precision: str | None = None,
+        on_device: Wrapper | None = None,
+    ) -> None:
+        """Put verified weights on a device; see `Engine` for the arguments.
+
+        Raises WeightsError if they don't fit the network, EngineError if this machine can't run it so.
+        """
+        with torch.device("meta"):  # the weights are all there, so nothing needs initialising
+            net = BriaRMBG()
+        try:
+            net.load_state_dict(weights.state_dict, assign=True)
+        except RuntimeError as error:
+            raise WeightsError(
+                f"The weights in '{weights.name}' are not those of RMBG 1.4 or IS-Net: choose a file of this network."
+            ) from error
+        self.weights = replace(weights, state_dict={})  # the network has the tensors now
+        self.engine = Engine(net, device, precision, on_device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        precision: str | None = None,
+        on_device: Wrapper | None = None,
+    ) -> BackgroundRemover:
+        """Load weights: "briaai/RMBG-1.4", "isnet-general-use", another Hub repo id, a file or a folder.
+
+        With None, the environment variable RMBG_WEIGHTS decides, and without it BRIA's weights are taken, or
+        IS-Net's where the Hugging Face Hub can't be reached or refuses. `device` is "cuda", "mps" or "cpu",
+        `precision` "fp32", "bf16" or "fp16"; None takes what is quickest here. Raises WeightsError, EngineError.
+        """
+        return cls(weights_module.load(source), device, precision, on_device)
+
+    def __call__(self, photo: PhotoSource, *, refine: bool = False, foreground: bool = True) -> Cutout:
+        """Cut the subject out of a path, bytes, a PIL image, or an array H x W (x 1 to 4).
+
+        The matte is the network's, as the model card has it; `refine` makes it follow the photo's own edges instead, at
+        about the time that the network takes. `foreground` takes the old background out of the colours of partial
+        pixels; False is a little faster. See `matting` for both.
+        Raises PhotoError if that is no photo, see `photos.open_photo`.
+        """
+        opened = open_photo(photo)
+        (matte,) = self.engine(shrink(opened.opaque(), SIDE)[np.newaxis])
+        if matte.max() < FOUND:
+            return Cutout(opened, np.zeros(opened.shape, np.uint8), opened.rgb)
+        return Cutout.from_matte(opened, enlarge(matte, opened.shape), refine=refine, foreground=foreground)
+
+    def each(
+        self,
+        photos: Iterable[str | os.PathLike[str]],
+        folder: str | os.PathLike[str],
+        save: Callable[[Cutout, Path], None],
+        suffix: str = ".png",
+        **options: bool,
+    ) -> Iterator[Outcome]:
+        """Cut photos out one after the other, each saved before the next is opened.
+
+        `save(cutout, path)` writes the result to a path in `folder` with the photo's name and the `suffix`, made
+        unique, and so that it is none of the photos; `options` are those for one photo. A photo that fails has its
+        reason and stops no other. Whoever no longer asks for the next ends it.
+        """
+        paths = [Path(photo) for photo in photos]
+        originals = {_identity(path) for path in paths} - {None}
+        taken: set[str] = set()
+        for photo in paths:
+            stem = safe_stem(photo.name)
+            stems = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+            path = next(
+                path
+                for path in (Path(folder) / (name + suffix) for name in stems)
+                if path.name.lower() not in taken and _identity(path) not in originals
+            )
+            try:
+                cutout = self(photo, **options)
+                save(cutout, path)
+            except PhotoError as error:
+                yield Outcome(photo.name, reason=str(error))
+                continue
+            except Exception:  # whatever it is, the other photos are not to be lost
+                logger.exception("A photo of several failed")
+                yield Outcome(photo.name, reason="Something went wrong with this photo: try it again alone.")
+                continue
+            taken.add(path.name.lower())
+            yield Outcome(photo.name, path, "" if cutout.found else NOTHING_FOUND)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from others whatever it is called, through links and case; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,101 @@
+"""Files against what decoders other than ours read from them."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from helpers import EXAMPLES
+from PIL import Image, ImageCms
+
+from background_remover.compositing import with_alpha
+from background_remover.encoding import save_pixels
+from background_remover.fastpng import encode_png
+from utilities import PhotoError
+
+RNG = np.random.default_rng(1)
+PHOTO = RNG.integers(0, 256, (60, 90, 3), dtype=np.uint8)
+ALPHA = RNG.integers(0, 256, (60, 90), dtype=np.uint8)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".TIFF"])
+def test_lossless_formats_save_every_pixel_and_the_profile(tmp_path, suffix):
+    rgba = with_alpha(PHOTO, ALPHA)
+    save_pixels(rgba, tmp_path / f"a{suffix}", SRGB)
+    with Image.open(tmp_path / f"a{suffix}") as saved:
+        assert np.array_equal(np.asarray(saved), rgba)
+        assert saved.info["icc_profile"] == SRGB
+
+
+def test_jpeg_is_saved_over_white(tmp_path):
+    alpha = np.zeros((64, 64), np.uint8)
+    alpha[:, :32] = 255
+    save_pixels(with_alpha(np.zeros((64, 64, 3), np.uint8), alpha), tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as saved:
+        pixels = np.asarray(saved)
+    assert pixels[:, :16].max() < 8
+    assert pixels[:, 48:].min() > 247
+
+
+def test_quality_makes_webp_lossy_with_exact_alpha_and_jpeg_smaller(tmp_path):
+    with Image.open(EXAMPLES / "person.jpg") as person:
+        rgba = with_alpha(np.asarray(person), np.tile(np.arange(512, dtype=np.uint16) // 2, (512, 1)).astype(np.uint8))
+    sizes = {}
+    for suffix in (".webp", ".jpg"):
+        for quality in (None, 90, 40):
+            path = tmp_path / f"{quality}{suffix}"
+            save_pixels(rgba, path, SRGB, quality)
+            sizes[suffix, quality] = path.stat().st_size
+            with Image.open(path) as saved:
+                decoded = np.asarray(saved)
+                assert saved.info["icc_profile"] == SRGB
+            if suffix == ".webp":
+                assert np.array_equal(decoded[..., 3], rgba[..., 3])
+                assert (np.abs(decoded.astype(int) - rgba)[:, 256:].mean() > 0) == (quality is not None)
+                assert np.abs(decoded.astype(int) - rgba)[:, 256:].mean() < 8
+        assert sizes[suffix, None] > sizes[suffix, 90] > sizes[suffix, 40]
+
+
+@pytest.mark.parametrize("quality", [0, 101])
+def test_other_qualities_are_refused(tmp_path, quality):
+    with pytest.raises(PhotoError, match="from 1 to 100"):
+        save_pixels(PHOTO, tmp_path / "a.webp", quality=quality)
+
+
+def test_what_is_too_long_for_a_format_is_refused(tmp_path):
+    with pytest.raises(PhotoError, match="16383 pixels a side"):
+        save_pixels(np.zeros((1, 16384, 3), np.uint8), tmp_path / "a.webp")
+    save_pixels(np.zeros((1, 16383, 3), np.uint8), tmp_path / "a.webp")
+
+
+def test_other_formats_are_refused(tmp_path):
+    with pytest.raises(PhotoError, match=r"'\.docx' is no format"):
+        save_pixels(PHOTO, tmp_path / "a.docx")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 3), (3, 5, 4), (1700, 2000, 4), (3, 9000), (5000, 3), (700, 1, 3)])
+def test_pngs_decode_to_their_pixels(shape):
+    """Sizes of one stripe and of several, every number of channels, noise and flat areas."""
+    pixels = RNG.integers(0, 256, shape, dtype=np.uint8)
+    pixels[: shape[0] // 2] //= 128
+    with Image.open(io.BytesIO(encode_png(pixels, SRGB))) as image:
+        image.verify()  # the checksum of every chunk
+    with Image.open(io.BytesIO(encode_png(pixels, SRGB))) as image:
+        assert np.array_equal(np.asarray(image).reshape(shape), pixels)
+        assert image.info["icc_profile"] == SRGB
+    for name in ("opencv", "zlib"):
+        if name == "opencv":
+            decoded = cv2.imdecode(np.frombuffer(encode_png(pixels), np.uint8), cv2.IMREAD_UNCHANGED)
+            order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(decoded.shape[-1] if decoded.ndim == 3 else 1)
+            assert np.array_equal((decoded[..., order] if order else decoded).reshape(shape), pixels)
+        else:  # strict about the stream's checksum, which Pillow is not
+            data = encode_png(pixels)
+            stream, at = b"", 8
+            while at < len(data):
+                (length,) = struct.unpack(">I", data[at : at + 4])
+                stream += data[at + 8 : at + 8 + length] if data[at + 4 : at + 8] == b"IDAT" else b""
+                at += 12 + length
+            assert len(zlib.decompress(stream)) == shape[0] * (pixels[0].size + 1)

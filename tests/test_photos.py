@@ -1,0 +1,156 @@
+"""Opening what comes from outside, against its pixels and Pillow's decoders."""
+
+import contextlib
+import io
+
+import numpy as np
+import pillow_heif
+import pytest
+from helpers import encoded
+from PIL import Image, ImageCms, ImageOps
+
+from background_remover import photos
+from background_remover.photos import open_photo
+from utilities import PhotoError
+
+RNG = np.random.default_rng(1)
+PHOTO = RNG.integers(0, 256, (60, 90, 3), dtype=np.uint8)
+ALPHA = RNG.integers(0, 256, (60, 90), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
+def test_lossless_formats_open_to_their_pixels(name):
+    options = {"lossless": True} if name == "WEBP" else {}
+    photo = open_photo(encoded(Image.fromarray(PHOTO), name, **options))
+    assert np.array_equal(photo.rgb, PHOTO)
+    assert photo.alpha is None
+
+
+@pytest.mark.parametrize("name", ["JPEG", "WEBP", "AVIF", "HEIF", "GIF", "JPEG2000"])
+def test_lossy_formats_open(name):
+    pillow_heif.register_heif_opener()
+    smooth = np.asarray(Image.fromarray(PHOTO[:4, :4]).resize((90, 60), Image.Resampling.BICUBIC))
+    photo = open_photo(encoded(Image.fromarray(smooth), name))
+    assert photo.rgb.shape == smooth.shape
+    assert np.abs(photo.rgb.astype(int) - smooth).mean() < 8
+
+
+def test_path_bytes_image_and_array_open_alike(tmp_path):
+    image = Image.fromarray(PHOTO)
+    image.save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), data, image, PHOTO):
+        assert np.array_equal(open_photo(source).rgb, PHOTO)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    upright = PHOTO
+    transposes = {2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1]}
+    transposes |= {5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1)}
+    transposes |= {7: lambda a: np.rot90(a.swapaxes(0, 1), 2), 8: np.rot90}
+    truth = transposes.get(orientation, lambda a: a)(upright)
+    assert np.array_equal(open_photo(encoded(Image.fromarray(PHOTO), "PNG", exif=exif)).rgb, truth)
+    jpeg = encoded(Image.fromarray(PHOTO), "JPEG", exif=exif)
+    with Image.open(io.BytesIO(jpeg)) as image:
+        assert np.array_equal(open_photo(jpeg).rgb, np.asarray(ImageOps.exif_transpose(image)))
+
+
+def test_alpha_is_kept_apart_and_opaque_alpha_is_none():
+    photo = open_photo(np.dstack((PHOTO, ALPHA)))
+    assert np.array_equal(photo.rgb, PHOTO)
+    assert np.array_equal(photo.alpha, ALPHA)
+    assert open_photo(np.dstack((PHOTO, np.full_like(ALPHA, 255)))).alpha is None
+    palette = Image.fromarray(PHOTO[..., 0]).convert("P")
+    assert open_photo(encoded(palette, "PNG", transparency=0)).alpha.min() == 0
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "I;16", "I", "F", "CMYK", "YCbCr", "HSV", "RGBX"])
+def test_every_mode_of_pillow_opens_to_its_grey(mode):
+    grey = np.tile(np.array([0, 255], np.uint8), (8, 4))
+    if mode == "I;16":
+        image = Image.fromarray(grey.astype(np.uint16) * 257)
+    elif mode == "I":
+        image = Image.fromarray(grey.astype(np.int32) * 257)
+    elif mode == "F":
+        image = Image.fromarray(grey.astype(np.float32) / 255)
+    elif mode in ("HSV", "YCbCr", "CMYK", "RGBX", "P"):
+        image = Image.fromarray(grey).convert("RGB").convert(mode)
+    else:
+        image = Image.fromarray(grey).convert(mode)
+    assert image.mode == mode
+    assert np.array_equal(open_photo(image).rgb, np.dstack((grey, grey, grey)))
+
+
+def test_sixteen_bit_png_is_scaled_not_cut():
+    grey = np.array([[0, 1000, 32768, 65535]], np.uint16)
+    photo = open_photo(encoded(Image.fromarray(grey), "PNG"))
+    assert photo.rgb[0, :, 0].tolist() == [0, 4, 128, 255]
+
+
+def test_colour_profile_is_kept_for_rgb_and_ends_for_others():
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert open_photo(encoded(Image.fromarray(PHOTO), "PNG", icc_profile=srgb)).icc == srgb
+    assert open_photo(encoded(Image.fromarray(PHOTO), "PNG", icc_profile=b"nonsense")).icc is None
+    assert open_photo(encoded(Image.fromarray(PHOTO[..., 0]), "PNG", icc_profile=srgb)).icc is None
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "This file is empty"),
+        (b"hello", "This is not a photo"),
+        (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"%PDF-1.7", "PDF"),
+        (encoded(Image.fromarray(PHOTO), "PNG")[:500], "damaged or incomplete"),
+        (encoded(Image.fromarray(PHOTO), "JPEG")[:1500], "damaged or incomplete"),
+        (encoded(Image.fromarray(PHOTO), "WEBP")[:500], "damaged or incomplete"),
+        (encoded(Image.fromarray(PHOTO), "PNG")[:20], "damaged or incomplete"),
+        (encoded(Image.new("1", (20_000, 15_000)), "PNG"), "89 megapixels"),
+        (encoded(Image.new("1", (10_000, 9_000)), "TIFF", compression="group4"), "89 megapixels"),
+        (encoded(Image.fromarray(PHOTO), "TIFF", tiffinfo={254: 1}), "camera raw"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_what_is_no_photo_is_refused_in_one_sentence(data, sentence, tmp_path):
+    for source in (data, tmp_path / "photo.jpg"):
+        (tmp_path / "photo.jpg").write_bytes(data)
+        with pytest.raises(PhotoError, match=sentence) as caught:
+            open_photo(source)
+        message = str(caught.value)
+        assert message.count(".") == message.endswith(".") == 1
+        assert str(tmp_path) not in message
+
+
+def test_missing_files_odd_types_and_huge_files_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(PhotoError, match=r"no file 'gone\.jpg'"):
+        open_photo(tmp_path / "gone.jpg")
+    with pytest.raises(PhotoError, match="can't be read"):
+        open_photo(tmp_path)
+    with pytest.raises(PhotoError, match="int is not a photo"):
+        open_photo(3)
+    with pytest.raises(PhotoError, match="no pixels"):
+        open_photo(np.zeros((0, 5, 3), np.uint8))
+    monkeypatch.setattr(photos, "MAX_BYTES", 1_000_000)
+    (tmp_path / "big.jpg").write_bytes(bytes(1_000_001))
+    with pytest.raises(PhotoError, match="more than 1 MB"):
+        open_photo(tmp_path / "big.jpg")
+
+
+def test_random_damage_never_escapes_as_another_exception():
+    whole = [encoded(Image.fromarray(PHOTO), name) for name in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")]
+    for index in range(300):
+        data = bytearray(whole[index % len(whole)])
+        for _ in range(8):
+            data[RNG.integers(0, min(len(data), 400))] = RNG.integers(0, 256)
+        with contextlib.suppress(PhotoError):
+            assert open_photo(bytes(data)).rgb.dtype == np.uint8
+
+
+def test_the_fast_jpeg_decoder_gives_pillows_pixels():
+    smooth = Image.fromarray(PHOTO[:6, :9]).resize((333, 211), Image.Resampling.BICUBIC)
+    for options in ({"quality": 90}, {"quality": 75, "subsampling": 2}, {"progressive": True}):
+        data = encoded(smooth, "JPEG", **options)
+        assert np.array_equal(open_photo(data).rgb, np.asarray(Image.open(io.BytesIO(data))))

@@ -144,6 +144,25 @@ class BriaRMBG(nn.Module, PyTorchModelHubMixin):
         for name, features in HEADS.items():
             self.add_module(name, nn.Conv2d(features, channels_out, 3, padding=1))
 
+    # What a pipeline of transformers asks of its model beyond `nn.Module`; upstream's `MyPipe.py` is one.
+
+    input_modalities = ("image",)  # in the pipeline's repr
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; a pipeline on another device moves them to its own."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights, which is the pipeline's `dtype`."""
+        return next(self.parameters()).dtype
+
+    @staticmethod
+    def can_generate() -> bool:
+        """False: no pipeline is to ask this network for text."""
+        return False
+
     def features(self, x: Tensor) -> list[Tensor]:
         """The inputs of the six heads, finest first: N x (64, 64, 128, 256, 512, 512) x h x w, h = H/2 .. H/64."""
         skips: list[Tensor] = []

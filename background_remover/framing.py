@@ -105,7 +105,8 @@ class Frame:
                 cv2.resize(bound, self.inner, interpolation=cv2.INTER_NEAREST_EXACT)
                 for bound in (cv2.erode(low, around), cv2.dilate(high, around))
             )
-        return np.rint(np.clip(scaled, least, most, out=scaled), out=scaled).astype(np.uint8)
+        limited: Pixels = np.rint(np.clip(scaled, least, most, out=scaled), out=scaled).astype(np.uint8)
+        return limited
 
     def _bordered(self, pixels: Pixels, kind: int) -> Pixels:
         bordered: Pixels = cv2.copyMakeBorder(pixels, *self.borders, kind)  # type: ignore[assignment]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
+import json
 import shutil
 import threading
+import urllib.request
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,6 +48,8 @@ SENTENCES = {
     "drawing.svg": "This is an SVG drawing",
     "empty.png": "This file is empty",
 }
+META = {"_type": "gradio.FileData"}
+LEAK = r"/\w+/|Traceback|\.py"  # a path of the server, or its code
 
 
 def seeded_state(net: BriaRMBG) -> dict[str, torch.Tensor]:
@@ -109,3 +114,24 @@ def encoded(image: Image.Image, name: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, name, **options)
     return buffer.getvalue()
+
+
+# --- the app's API, without a client ---
+
+
+def data_url(path: Path) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def post(url: str, data: object) -> dict[str, Any]:
+    """The JSON that comes back for some."""
+    request = urllib.request.Request(url, json.dumps(data).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def call(app_url: str, *data: object, name: str = "predict") -> str:
+    """The events that an endpoint answers with."""
+    event = post(f"{app_url}/gradio_api/call/{name}", {"data": data})["event_id"]
+    with urllib.request.urlopen(f"{app_url}/gradio_api/call/{name}/{event}", timeout=60) as answer:
+        return answer.read().decode()

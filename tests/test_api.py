@@ -17,16 +17,13 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from helpers import EXAMPLES, PERSON, ROOT, SENTENCES, pixels, run_async, serving
+from helpers import EXAMPLES, LEAK, META, PERSON, ROOT, SENTENCES, call, data_url, pixels, run_async, serving
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, Tool
 from PIL import Image
 
 from background_remover.encoding import save_pixels
-
-META = {"_type": "gradio.FileData"}
-LEAK = r"/\w+/|Traceback|\.py"  # a path of the server, or its code
 
 
 @pytest.fixture(scope="session")
@@ -46,10 +43,6 @@ def cutout_file(truth, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("cutout") / "person.png"
     truth.save(path)
     return path
-
-
-def data_url(path: Path) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 # --- the contract ---
@@ -290,11 +283,11 @@ def test_a_batch_is_refused_before_it_starts_where_it_can_not_work(client, tmp_p
 
 
 def test_a_cancelled_batch_stops_and_leaves_nothing_behind(client, uploads):
-    before = {path.parent for path in uploads.glob("*/cutouts.zip")}
+    before = {path.parent for path in uploads.glob("*/*/person.png")}
     job = client.submit([handle_file(PERSON)] * 30, api_name="/batch")
     while not job.outputs():
         time.sleep(0.05)
-    (folder,) = {path.parent for path in uploads.glob("*/cutouts.zip")} - before
+    (folder,) = {path.parent for path in uploads.glob("*/*/person.png")} - before
     job.cancel()
     deadline = time.monotonic() + 20
     while folder.exists():
@@ -332,18 +325,6 @@ def test_no_photo_and_no_colour_are_told_plainly(client):
         client.predict(None, api_name="/predict")
     with pytest.raises(AppError, match="not a colour"):
         client.predict(handle_file(PERSON), "no-such-colour", api_name="/cutout")
-
-
-def post(url: str, data: object) -> dict:
-    request = urllib.request.Request(url, json.dumps(data).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
-
-
-def call(app_url: str, *data: object, name: str = "predict") -> str:
-    event = post(f"{app_url}/gradio_api/call/{name}", {"data": data})["event_id"]
-    with urllib.request.urlopen(f"{app_url}/gradio_api/call/{name}/{event}", timeout=60) as answer:
-        return answer.read().decode()
 
 
 def test_a_data_url_is_a_photo_too(app_url):

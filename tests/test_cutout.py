@@ -1,13 +1,16 @@
 """Cutouts against exact composites, and their framing against closed forms."""
 
+import cv2
 import numpy as np
 import pytest
 from helpers import EXAMPLES, PERSON
 from PIL import Image, ImageCms
 
-from background_remover import Cutout, Photo, PhotoError
+from background_remover import Cutout, Finish, Photo, PhotoError
 from background_remover.compositing import composite
 from background_remover.matting import estimate_foreground, touch_up
+
+PHOTO = np.random.default_rng(7).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
 def test_a_touched_up_cutout_has_the_brushs_alpha_and_its_own_colours(remover, person):
@@ -187,3 +190,141 @@ def test_a_preview_is_the_mean_of_what_it_stands_for():
     assert small.photo.shape == small.alpha.shape == (60, 80)
     assert np.abs(small.photo.rgb - cutout.photo.rgb.reshape(60, 2, 80, 2, 3).mean((1, 3))).max() <= 0.51
     assert (small.alpha[10:50, 20:60] == 255).all()
+
+
+# --- enlarging ---
+
+
+def disc(height: int = 554, width: int = 512) -> Cutout:
+    """A dark disc on a light ground, cut out with hard edges."""
+    y, x = np.mgrid[:height, :width]
+    inside = ((x - width / 2 + 0.5) / (width / 2 - 10)) ** 2 + ((y - height / 2 + 0.5) / (height / 2 - 10)) ** 2 < 1
+    photo = np.full((height, width, 3), 20, np.uint8)
+    photo[~inside] = (200, 180, 90)
+    return Cutout(Photo(photo), np.where(inside, 255, 0).astype(np.uint8), photo)
+
+
+@pytest.mark.parametrize("side", [300, 600, 1000, 1600, 2400, 5000])
+def test_an_enlarged_subject_has_no_holes_and_no_other_colours(side):
+    framed = disc().framed(size=(side, side))
+    _, _, parts, _ = cv2.connectedComponentsWithStats((framed.alpha < 128).view(np.uint8))
+    assert len(parts) == 2, "the subject and one background around it"
+    assert (framed.foreground[framed.alpha > 0] == 20).all()
+    rows, columns = np.nonzero(framed.alpha)
+    middle = framed.alpha[int(rows.mean()), columns.min() : columns.max() + 1]
+    edge = 4 * side // 500 + 2
+    assert (middle[edge:-edge] == 255).all()
+
+
+def test_a_photos_cutout_stays_solid_and_in_range_at_three_times_its_size(remover, person):
+    cutout = remover(person)
+    box = cutout.framed(0)
+    large = box.framed(0, (3 * box.alpha.shape[1], 3 * box.alpha.shape[0]))
+    solid = cv2.erode((box.alpha == 255).view(np.uint8), np.ones((5, 5), np.uint8)).repeat(3, 0).repeat(3, 1) > 0
+    assert large.alpha.shape == solid.shape
+    assert solid.any()
+    assert large.alpha[solid].min() == 255
+    around = np.ones((5, 5), np.uint8)
+    low, high = (change(box.foreground, around).repeat(3, 0).repeat(3, 1) for change in (cv2.erode, cv2.dilate))
+    assert (large.foreground >= low)[solid].all()
+    assert (large.foreground <= high)[solid].all()
+    smaller = large.preview(max(box.alpha.shape))  # and it is the same picture
+    assert np.abs(smaller.foreground.astype(int) - box.foreground)[box.alpha == 255].mean() < 3
+
+
+# --- values ---
+
+
+def test_photos_cutouts_and_finishes_can_be_compared_and_kept_in_sets():
+    cutout = disc()
+    for thing, other in ((cutout, disc()), (cutout.photo, disc().photo), (Finish(background_image=PHOTO), Finish())):
+        assert thing == thing  # noqa: PLR0124
+        assert thing != other
+        assert len({thing, other, thing}) == 2
+
+
+def test_a_composite_needs_a_background():
+    with pytest.raises(PhotoError, match=r"take \.image"):
+        disc().composite(None)
+
+
+@pytest.mark.parametrize("path", ["beach.jpg", "/photos/beach.png", "./a.webp"])
+def test_a_path_in_words_is_told_from_a_colour(path):
+    with pytest.raises(PhotoError, match=r"as a pathlib\.Path"):
+        disc().composite(path)
+
+
+@pytest.mark.parametrize(
+    ("margin", "size"),
+    [(None, None), ("0.1", None), (0.1, (300.5, 300)), (0.1, (300.0, 300.0)), (0.1, ("300", 300)), (0.1, (None, 3))],
+)
+def test_margins_and_canvases_of_other_types_are_refused_as_well(margin, size):
+    with pytest.raises(PhotoError, match="can't be made"):
+        disc().framed(margin, size)
+
+
+@pytest.mark.parametrize("quality", [80.5, "80", 0, 101])
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_qualities_of_other_types_are_refused_as_well(tmp_path, quality, suffix):
+    with pytest.raises(PhotoError, match="whole number from 1 to 100"):
+        disc().save(tmp_path / f"a{suffix}", quality=quality)
+    assert not list(tmp_path.iterdir())
+
+
+# --- Finish ---
+
+
+@pytest.mark.parametrize(
+    ("finish", "sentence"),
+    [
+        (Finish(format="svg"), "no format to save in"),
+        (Finish(format="png/../x"), "no format to save in"),
+        (Finish(quality=80.5), "whole number"),
+        (Finish(background="no-such-colour"), "not a colour"),
+        (Finish(background="blur", blur=0.5), "blur"),
+        (Finish(background="blur", blur=None), "blur"),
+        (Finish(crop=True, margin=None), "margin"),
+        (Finish(width=5001), "5000"),
+        (Finish(width=-1), "1 to 5000"),
+        (Finish(height=99.5), "whole"),
+        (Finish(background_image=b"no image"), "not a photo"),
+    ],
+)
+def test_a_finish_that_no_cutout_can_have_says_so_before_there_is_one(finish, sentence):
+    with pytest.raises(PhotoError, match=sentence):
+        finish.check()
+
+
+def test_what_a_finish_does_not_use_need_not_make_sense():
+    Finish(blur=7, margin=None).check()
+    Finish(background="no-such-colour", background_image=PHOTO).check()
+
+
+@pytest.mark.parametrize(
+    ("finish", "frame", "background"),
+    [
+        (Finish(), None, None),
+        (Finish(background="#30a060"), None, ("#30a060",)),
+        (Finish(background="blur", blur=0.1), None, ("blur", 0.1)),
+        (Finish(background="red", background_image=PHOTO), None, (PHOTO,)),
+        (Finish(crop=True, margin=0.2), (0.2,), None),
+        (Finish(width=90), (0.05, (90, 90)), None),
+        (Finish(height=90), (0.05, (90, 90)), None),
+        (Finish(width=90, height=50, margin=0.3, background="white"), (0.3, (90, 50)), ("white",)),
+    ],
+)
+def test_a_finish_is_what_the_cutout_makes_of_the_same_words(tmp_path, finish, frame, background):
+    cutout = disc()
+    truth = cutout.framed(*frame) if frame else cutout
+    pixels = truth.pixels(*background) if background else truth.pixels()
+    assert np.array_equal(finish.composite(finish.frame(cutout)), pixels)
+    finish.save(cutout, tmp_path / f"a{finish.suffix}")
+    with Image.open(tmp_path / "a.png") as saved:
+        assert np.array_equal(np.asarray(saved), pixels)
+
+
+def test_a_finish_has_its_format_and_quality(tmp_path):
+    for finish in (Finish(format="jpg", quality=60), Finish(format="webp", quality=60), Finish(format="webp")):
+        finish.save(disc(), tmp_path / f"a{finish.suffix}")
+        disc().save(tmp_path / f"b{finish.suffix}", quality=finish.quality)
+        assert (tmp_path / f"a{finish.suffix}").read_bytes() == (tmp_path / f"b{finish.suffix}").read_bytes()

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from gradio_client import Client, handle_file
-from helpers import PERSON, ROOT, serving
+from helpers import PERSON, ROOT, data_url, serving
 from playwright.sync_api import expect
-from test_api import call_tool, data_url, pictures
+from test_api import call_tool, pictures
 
 DOCKERFILE = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
 SITE = "/tools/background"

@@ -132,6 +132,49 @@ def test_without_packing_bf16_is_as_near(views, truth, monkeypatch):
     assert max(moved) <= 0.3
 
 
+def test_a_forward_changes_nothing_in_the_network(engine):
+    """Weights are laid out when they are loaded, not by whoever comes first."""
+
+    def state() -> list[tuple[str, int]]:
+        return [
+            (f"{name}.{key}", id(value))
+            for name, module in engine.net.named_modules()
+            for key, value in sorted((vars(module) | module._parameters).items())
+        ]
+
+    before = state()
+    convs = [module for module in engine.net.modules() if isinstance(module, engines._ConvReLU)]
+    assert all((conv.packed is not None) == engines._can_pack() for conv in convs)
+    engine(np.zeros((1, SIDE, SIDE, 3), np.uint8))
+    assert state() == before
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_on_a_cpu_works_or_is_one_sentence(precision):
+    if engines.SUPPORTED[precision]():
+        engine = Engine(new_net(), "cpu", precision)
+        assert engine(np.zeros((1, SIDE, SIDE, 3), np.uint8)).max() < 128
+    elif engines._is_x86():
+        with pytest.raises(EngineError, match=r"^[^.]*RMBG_PRECISION[^.]*\.$"):
+            Engine(new_net(), "cpu", precision)
+
+
+def test_what_the_device_can_not_run_is_one_sentence(monkeypatch):
+    def forward(*_: object) -> None:
+        raise RuntimeError("not implemented for 'Half'")
+
+    monkeypatch.setattr(engines._Matte, "forward", forward)
+    with pytest.raises(EngineError, match="can't be run in fp32 on cpu") as caught:
+        Engine(BriaRMBG(), "cpu", "fp32")
+    assert "Half" not in str(caught.value)
+
+
+def test_empty_variables_are_none_at_all(monkeypatch):
+    monkeypatch.setenv("RMBG_DEVICE", "")
+    monkeypatch.setenv("RMBG_PRECISION", "")
+    assert Engine(new_net()).precision in engines.PRECISIONS
+
+
 def test_it_says_what_it_picked_and_obeys_the_environment(engine, monkeypatch):
     assert str(engine).endswith(engine.precision)
     if "avx512_bf16" in Path("/proc/cpuinfo").read_text():

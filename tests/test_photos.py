@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 
 import numpy as np
 import pillow_heif
@@ -88,6 +89,26 @@ def test_sixteen_bit_png_is_scaled_not_cut():
     grey = np.array([[0, 1000, 32768, 65535]], np.uint16)
     photo = open_photo(encoded(Image.fromarray(grey), "PNG"))
     assert photo.rgb[0, :, 0].tolist() == [0, 4, 128, 255]
+
+
+@pytest.mark.parametrize("name", ["PNG", "TIFF"])
+def test_a_dark_sixteen_bit_file_is_as_dark_as_it_says(name):
+    """200 of 65535 is 1 of 255; only an array does not say of which."""
+    grey = np.array([[0, 100, 200, 255]], np.uint16)
+    assert open_photo(encoded(Image.fromarray(grey), name)).rgb[0, :, 0].tolist() == [0, 0, 1, 1]
+    assert open_photo(Image.fromarray(grey)).rgb[0, :, 0].tolist() == [0, 0, 1, 1]
+    assert open_photo(grey).rgb[0, :, 0].tolist() == [0, 100, 200, 255]
+
+
+def test_twelve_bits_of_a_tiff_are_read_as_twelve():
+    """Two pixels in three bytes, as microscopes and scanners write them; Pillow reads these and can't write them."""
+    grey = [0, 2048, 4095, 16]
+    packed = bytes.fromhex("".join(f"{value:03x}" for value in grey))
+    tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(packed))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    ifd = 8 + len(packed)
+    tiff = struct.pack("<2sHI", b"II", 42, ifd) + packed + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert open_photo(tiff).rgb[0, :, 0].tolist() == [0, 128, 255, 1]
 
 
 def test_colour_profile_is_kept_for_rgb_and_ends_for_others():

@@ -153,6 +153,26 @@ def test_it_says_which_weights_and_what_device(remover):
     assert str(remover.engine)
 
 
+def test_photos_are_never_overwritten_by_their_results(remover, tmp_path):
+    """In their own folder, through links, and where a result would take the name of a photo that comes later."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "b.png"):
+        with Image.open(PERSON) as image:
+            image.resize((64, 64)).save(photos / name)
+    (photos / "b.jpg").write_bytes(PERSON.read_bytes())
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").symlink_to(photos / "a.png")
+    (out / "b.png").hardlink_to(photos / "b.png")
+    paths = [photos / name for name in ("b.jpg", "a.png", "b.png")]
+    for folder in (photos, out):
+        results = [done.path.name for done in remover.each(paths, folder, Cutout.save)]
+        assert results == ["b-2.png", "a-2.png", "b-3.png"]
+        assert {name: (photos / name).read_bytes() for name in before} == before
+
+
 def test_twelve_megapixels_need_little_memory_and_more_threads_hardly_more(tmp_path):
     """1.7 GB for a photo of 12 megapixels, everything counted, in a process of its own, and 2 GB for six in turns."""
     photo = Image.open(EXAMPLES / "person.jpg").resize((4000, 3000))

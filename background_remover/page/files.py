@@ -145,7 +145,7 @@ class FileStore:
     def _entries(self) -> Iterator[Entry]:
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             changed, size = 0.0, 0
-            for file in (path, *path.rglob("*")):
+            for file in (path, *(() if path.is_symlink() else path.rglob("*"))):
                 try:
                     found = file.lstat()
                 except OSError:  # deleted in between

@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test lint benchmark quality pictures browser
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: app test quick lint constraints benchmark quality pictures browser
 
 app: $(VENV)/app
 	$(BIN)/python app.py
@@ -11,7 +13,12 @@ app: $(VENV)/app
 test: $(VENV)/dev browser
 	$(BIN)/python -m pytest
 
+# What needs no server, no browser and no network: under a minute once the weights are there.
+quick: $(VENV)/dev
+	$(BIN)/python -m pytest -m "not slow and not browser and not network"
+
 lint: $(VENV)/dev
+	rm -f background_remover/page/*.pyi  # which Gradio writes, and mypy would read instead
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -27,21 +34,30 @@ $(VENV)/bin/python:
 benchmark: $(VENV)/benchmark
 	$(BIN)/python benchmarks/speed.py
 
+# The newest versions that the requirements allow, for all others to use; run the tests before committing them.
+constraints:
+	rm -rf $(VENV)-newest
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-benchmark.txt
+	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps pysodmetrics
+	$(VENV)-newest/bin/python -m pip freeze | sed 's/+[^ ]*$$//' > constraints.txt
+	rm -rf $(VENV)-newest
+
 # PAIRS=folder measures photos with known alpha as well: folder/input/NAME, folder/alpha/NAME
 quality: $(VENV)/benchmark
 	$(BIN)/python benchmarks/quality.py $(if $(PAIRS),--pairs $(PAIRS))
 
-$(VENV)/app: requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+$(VENV)/app: requirements.txt constraints.txt | $(VENV)/bin/python
+	$(PIP) -r requirements.txt
 	touch $@
 
-$(VENV)/dev: requirements-dev.txt requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/dev: requirements-dev.txt requirements.txt constraints.txt | $(VENV)/bin/python
+	$(PIP) -r requirements-dev.txt
 	touch $@
 
-$(VENV)/benchmark: requirements-benchmark.txt requirements-dev.txt requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-benchmark.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps pysodmetrics  # pins older packages than it needs
+$(VENV)/benchmark: requirements-benchmark.txt requirements-dev.txt requirements.txt constraints.txt | $(VENV)/bin/python
+	$(PIP) -r requirements-benchmark.txt
+	$(PIP) --no-deps pysodmetrics  # pins older packages than it needs
 	touch $@
 
 # Debian's Chromium where there is one or apt may install it, else playwright's own.

@@ -8,7 +8,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read at Gradio's i
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import spaces  # before torch, which it patches on a ZeroGPU Space  # isort: skip
-from background_remover.page.files import Upload, choose_folder, file_store, write_zip  # isort: skip
+from background_remover.page.files import SettingError, Upload, choose_folder, file_store, write_zip  # isort: skip
 
 choose_folder()  # before Gradio's components, which ask for it
 
@@ -58,17 +58,16 @@ for chatty in ("httpx", "mcp"):
 
 background_remover.keep_freed_memory()
 try:
+    file_store()
     remover = BackgroundRemover.from_pretrained(on_device=spaces.GPU(duration=10))
-except (WeightsError, EngineError) as error:
+except (SettingError, WeightsError, EngineError) as error:
     raise SystemExit(str(error)) from None
 
 PACKAGE = Path(background_remover.__file__).parent
 ASSETS = PACKAGE / "page"
-EXAMPLES = file_store().add_examples(  # beside this file, or where the package was installed
-    path
-    for folder in (Path(__file__).parent / "examples", PACKAGE / "examples")
-    for path in sorted(folder.glob("*.[jp][pn]g"))
-)
+# in the package where it was installed, else beside this file
+PHOTOS = next(filter(Path.is_dir, (PACKAGE / "examples", Path(__file__).parent / "examples")), PACKAGE)
+EXAMPLES = file_store().add_examples(sorted(PHOTOS.glob("*.[jp][pn]g")))
 EXTENSIONS = ["png", "webp", "jpg"]
 MAX_PHOTOS = 100  # in one batch
 
@@ -86,17 +85,17 @@ ABOUT = " · ".join(
 # What Gradio's documentation and the tools of `mcp_tools` say of a parameter, in every endpoint that has it.
 PARAMETERS = {
     "image": "the photo; for /edit without a matte, a cutout with transparency as /cutout gives it.",
-    "photos": "the photos, up to 100; one that can't be read has its reason in the report and stops no other.",
+    "photos": f"the photos, up to {MAX_PHOTOS}; if one can't be read, the report says why and the others go on.",
     "matte": "what /matte gave for the photo; leave it out for a cutout.",
-    "refine": "whether edges follow the photo's own hair and fur, in about twice the time.",
+    "refine": "whether the edges follow the photo's own hair and fur; this takes about twice the time.",
     "background": '"transparent", "blur" (the photo\'s own background, blurred) or a CSS colour such as "#ffffff".',
     "background_image": "an image to put the subject on; it fills the frame and wins over `background`.",
     "blur": 'how strong "blur" is, as a share of the longer side, 0.001 to 0.2; for /edit it needs photo and matte.',
     "crop": "whether to crop to the subject.",
     "margin": "room around a subject that is cropped to, as a share of its longer side, 0 to 1.",
-    "width": "of a canvas in pixels, on which the subject is centred and fitted; 0 for none, or as high as wide.",
-    "height": "of that canvas; 0 for none, or as wide as high.",
-    "format": '"png", "webp" or "jpg", which is white where it would be transparent.',
+    "width": "of a canvas in pixels, to which the subject is fitted, centred; 0: no canvas, or as wide as it is high.",
+    "height": "of that canvas in pixels; 0: no canvas, or as high as it is wide.",
+    "format": '"png", "webp" or "jpg"; a "jpg" is white where the others are transparent.',
     "quality": '1 to 100, for a smaller "webp" or "jpg"; without it a "webp" is lossless.',
 }
 
@@ -119,7 +118,7 @@ def check_count(photos: list[str] | None) -> list[str]:
     if not photos:
         raise PhotoError("There are no photos yet: choose some first.")
     if len(photos) > MAX_PHOTOS:
-        raise PhotoError(f"These are more than {MAX_PHOTOS} photos: send them in parts.")
+        raise PhotoError(f"These are more than {MAX_PHOTOS} photos: send them in several batches.")
     return photos
 
 
@@ -137,7 +136,7 @@ def save_cutout(cutout: Cutout, photo: Upload, finish: Finish) -> str:
 
 @endpoint
 def predict(image: Upload) -> str:
-    """Cut the subject out of a photo: a PNG with transparent background at the photo's size."""
+    """Cut the subject out of a photo: a PNG with a transparent background, at the photo's size."""
     return save_cutout(cut_out(image), image, Finish())
 
 
@@ -162,9 +161,9 @@ def cutout(image: Upload, background: str = "transparent", background_image: Upl
 
 @endpoint
 def matte(image: Upload, refine: bool = True) -> str:
-    """The alpha matte of a photo, as a grey PNG at the photo's size: 255 is subject, 0 background, between is partial.
+    """The alpha matte of a photo, as a grey PNG at the photo's size: 255 is subject, 0 background, the rest partial.
 
-    Without `refine` it is that of /cutout.
+    Without `refine` it is the matte that /cutout uses.
     """
     return save_matte(cut_out(image, refine), image)
 
@@ -183,7 +182,7 @@ def edit(
     format: str = "png",  # noqa: A002  # the API's word
     quality: int | None = None,
 ) -> str:
-    """Change what was cut out before, at once: put it on a background, crop to the subject, choose size and format."""
+    """Change an earlier cutout, without running the network again: its background, crop, size and format."""
     if image is None:
         raise PhotoError("There is no picture yet: choose one first.")
     finish = Finish(background, background_image, blur, crop, margin, width, height, format, quality)
@@ -256,7 +255,7 @@ def open_cutout(photo: str, matte: str, refine: bool, strokes: tuple[Stroke, ...
     elif Path(photo).is_file() and Path(matte).is_file():
         cutout = Cutout.from_matte(open_photo(photo), open_photo(matte).rgb[..., 0], refine=refine)
     else:
-        raise PhotoError("This photo was deleted here in the meantime: choose it again.")
+        raise PhotoError("This photo has since been deleted here: choose it again.")
     return cutout, cutout.preview(PREVIEW)
 
 
@@ -307,7 +306,7 @@ def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: A
     start = time.perf_counter()
     try:
         if isinstance(photo, bytes):
-            raise PhotoError("Choose the photo as a file: the page works on files alone.")
+            raise PhotoError("Choose the photo as a file: the page works only with files.")
         rough = remover(photo, foreground=False)
         small = rough.preview(PREVIEW).photo
         preview = save_preview(small.opaque(), photo, "preview", small.icc)
@@ -320,7 +319,7 @@ def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: A
     height, width = rough.photo.shape
     text = f"Done in {seconds:.1f} s, {width} × {height} pixels."
     if not rough.found:
-        text = "Nothing in this photo stands out as its subject: try another photo, or paint it in under 'Touch up'."
+        text = "Nothing in this photo stands out as the subject: try another photo, or paint it in under 'Touch up'."
     shown = {} if Path(photo).suffix.lower() in SHOWN else {"photo": preview}
     return {"work": work, "status": status_text(text, bad=not rough.found)} | shown | pictures
 
@@ -399,7 +398,7 @@ def progress_text(done: int, count: int, seconds: float, failed: list[str]) -> s
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
 EDITS: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 2, "concurrency_id": "edit"}
-TOUCH_UP = {f"{part}": (ASSETS / f"touchup.{part}").read_text() for part in ("html", "css", "js")}
+TOUCH_UP = {part: (ASSETS / f"touchup.{part}").read_text() for part in ("html", "css", "js")}
 
 
 def build_api() -> None:
@@ -553,7 +552,7 @@ def build_several() -> None:
 with gr.Blocks(title="Background remover", analytics_enabled=False) as demo:
     build_api()
     gr.Markdown(
-        "# Background remover\nDrop a photo: its subject comes back on a transparent background, in full size.",
+        "# Background remover\nDrop a photo: its subject comes back on a transparent background, at full size.",
         elem_id="title",
     )
     with gr.Tabs(elem_id="tabs"):

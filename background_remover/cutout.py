@@ -50,12 +50,12 @@ class Cutout:
         opened = open_photo(photo)
         if matte is None:
             if opened.alpha is None:
-                raise PhotoError("This picture has no transparency: send the matte that belongs to it, or cut it out.")
+                raise PhotoError("This picture has no transparency: send its matte as well, or cut it out first.")
             return cls.from_matte(opened, opened.alpha, foreground=False)  # its colours are the subject's already
         alpha = open_photo(matte).rgb[..., 0]
         if alpha.shape != opened.shape:
             sizes = "the photo has {1} × {0} pixels and the matte {3} × {2}".format(*opened.shape, *alpha.shape)
-            raise PhotoError(f"These two don't belong together, for {sizes}: send the photo's own matte.")
+            raise PhotoError(f"These two don't belong together, because {sizes}: send the photo's own matte.")
         return cls.from_matte(opened, np.ascontiguousarray(alpha))
 
     @cached_property
@@ -162,7 +162,7 @@ class Finish:
 
     `background` is "transparent", "blur" or a CSS colour; `background_image` wins over it. `crop` goes to the subject
     and its `margin`; `width` and `height` are those of a canvas to crop to, one alone makes a square, 0 is none.
-    `format` is an extension that `encoding.ENCODERS` has. The units are those of `Cutout`.
+    `format` is an extension that `encoding.ENCODERS` has, for whoever names the file. Units are those of `Cutout`.
     """
 
     background: str = "transparent"
@@ -215,7 +215,10 @@ class Finish:
         framed.save(path, self._under, self.blur, self.quality)
 
     def save(self, cutout: Cutout, path: str | os.PathLike[str]) -> None:
-        """A file of a cutout, framed and on its background. Raises PhotoError, OSError."""
+        """A file of a cutout, framed and on its background; the extension of `path` decides on its format.
+
+        Raises PhotoError, OSError.
+        """
         self.write(self.frame(cutout), path)
 
     @property

@@ -39,7 +39,7 @@ def safe_stem(name: str) -> str:
 def check_encoding(suffix: str, quality: int | None) -> None:
     """Raises PhotoError for an extension that is none of ENCODERS and a quality that is no whole number, 1 to 100."""
     if suffix.lower() not in ENCODERS:
-        raise PhotoError(f"'{suffix}' is no format to save in: use one of {', '.join(ENCODERS)}.")
+        raise PhotoError(f"'{suffix}' is not a format to save in: use one of {', '.join(ENCODERS)}.")
     if quality is not None and not (isinstance(quality, Integral) and 1 <= quality <= 100):
         raise PhotoError(f"A quality of {quality!r} can't be made: choose a whole number from 1 to 100.")
 

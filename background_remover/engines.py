@@ -29,8 +29,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 # whether an x86 processor computes in it; elsewhere it takes fifty times as long as fp32, or fails
 SUPPORTED: dict[str, Callable[[], bool]] = {
     "fp32": lambda: True,
-    "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
-    "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    "bf16": lambda: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+    "fp16": lambda: bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
 }
 MAX_GRAPHS = 4  # CUDA graphs kept, one for each batch size seen
 
@@ -262,9 +262,9 @@ def _precision(name: str | None, device: torch.device) -> str:
         native = device.type == "cpu" and any(_cpu().get(way) for way in ("avx512_bf16", "amx_bf16", "bf16"))
         return "bf16" if native else "fp32"
     if name not in PRECISIONS:
-        raise EngineError(f"There is no precision '{name}': set RMBG_PRECISION to {', '.join(PRECISIONS)}.")
+        raise EngineError(f"There is no precision '{name}': set RMBG_PRECISION to one of {', '.join(PRECISIONS)}.")
     if device.type == "cpu" and _is_x86() and not SUPPORTED[name]():
-        raise EngineError(f"This processor does not compute in {name}: set RMBG_PRECISION to fp32, or leave it out.")
+        raise EngineError(f"This processor does not compute in {name}: set RMBG_PRECISION to fp32, or leave it unset.")
     return name
 
 

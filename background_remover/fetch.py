@@ -25,7 +25,7 @@ MAX_SECONDS = 30.0  # for all of a download
 OWN = "/gradio_api/file="  # what comes before the path in the URL of a file that this server gave out
 
 NOT_PUBLIC = "This address is not a public one: send the photo itself instead."
-NO_PHOTO = "No photo could be had from this address: check it, or send the photo itself."
+NO_PHOTO = "No photo could be fetched from this address: check it, or send the photo itself."
 
 
 async def fetch(url: str, folder: str) -> str:

@@ -123,7 +123,7 @@ def check_size(size: Size) -> None:
     """Raises PhotoError unless both sides are whole numbers from 1 to MAX_SIDE."""
     if not all(isinstance(side, Integral) and 1 <= side <= MAX_SIDE for side in size):
         sides = " × ".join(map(str, size))
-        raise PhotoError(f"A canvas of {sides} can't be made: choose 1 to {MAX_SIDE} pixels a side, whole ones.")
+        raise PhotoError(f"A canvas of {sides} can't be made: choose 1 to {MAX_SIDE} pixels a side, without fractions.")
 
 
 def subject_box(alpha: Pixels) -> tuple[int, int, int, int] | None:

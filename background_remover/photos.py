@@ -96,7 +96,7 @@ def check_bytes(count: int) -> None:
     if count == 0:
         raise PhotoError("This file is empty: choose another, or save it again.")
     if count > MAX_BYTES:
-        raise PhotoError(f"This file has more than {MAX_BYTES // 1_000_000} MB: save it smaller, as a JPEG perhaps.")
+        raise PhotoError(f"This file has more than {MAX_BYTES // 1_000_000} MB: save it smaller, perhaps as a JPEG.")
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -114,7 +114,7 @@ def _read_file(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise PhotoError(f"There is no file '{path.name}': check the path.") from error
     except (OSError, ValueError) as error:
-        raise PhotoError(f"The file '{path.name}' can't be read: check that it is a file that you may read.") from error
+        raise PhotoError(f"The file '{path.name}' can't be read: check that it is a file and may be read.") from error
     check_bytes(size)
     return data
 
@@ -172,7 +172,7 @@ def _white(image: Image.Image) -> float | None:
     """The number that is white in an image of more than 8 bits, None if nothing says it. Raises PhotoError."""
     tags = getattr(image, "tag_v2", {})
     if tags.get(TIFF_SUBFILE) == 1:  # a small version of another image in the file
-        raise PhotoError("This seems to be a camera raw file: develop it to a JPEG or TIFF first.")
+        raise PhotoError("This seems to be a camera raw file: convert it to a JPEG or TIFF first.")
     if image.mode == "F":
         return None
     bits = tags.get(TIFF_BITS, (16,) if image.mode.startswith("I;") or image.format in ("PNG", "PPM") else ())

@@ -23,7 +23,7 @@ from utilities import PhotoError, enlarge, shrink
 
 logger = logging.getLogger(__name__)
 
-NOTHING_FOUND = "Nothing in this photo stands out as its subject, so the matte is empty: try another photo."
+NOTHING_FOUND = "Nothing in this photo stands out as the subject, so the matte is empty: try another photo."
 # Of 255: the network's peak from which a photo has a subject, some pixel being rather it than not. Textures reach 115,
 # subjects 247. `utilities.EMPTY` is lower, since the model card's formulas stretch whatever a caller's network finds.
 FOUND = 128
@@ -110,10 +110,11 @@ class BackgroundRemover:
         """Cut photos out one after the other, each saved before the next is opened.
 
         `save(cutout, path)` writes the result to a path in `folder` with the photo's name and the `suffix`, made
-        unique, and so that it is none of the photos; `options` are those for one photo. A photo that fails has its
-        reason and stops no other. Whoever no longer asks for the next ends it.
+        unique, and so that it is none of the photos; the folder is made if need be. `options` are those for one photo.
+        A photo that fails has its reason and stops no other. Whoever no longer asks for the next ends it.
         """
         paths = [Path(photo) for photo in photos]
+        Path(folder).mkdir(parents=True, exist_ok=True)
         originals = {_identity(path) for path in paths} - {None}
         taken: set[str] = set()
         for photo in paths:
@@ -132,7 +133,7 @@ class BackgroundRemover:
                 continue
             except Exception:  # whatever it is, the other photos are not to be lost
                 logger.exception("A photo of several failed")
-                yield Outcome(photo.name, reason="Something went wrong with this photo: try it again alone.")
+                yield Outcome(photo.name, reason="Something went wrong with this photo: try it again on its own.")
                 continue
             taken.add(path.name.lower())
             yield Outcome(photo.name, path, "" if cutout.found else NOTHING_FOUND)

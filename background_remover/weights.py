@@ -88,7 +88,7 @@ class HubError(WeightsError):
     """The Hub is out of reach or refuses. The default falls back on this; an explicit choice fails with it."""
 
     def __init__(self, reason: str, advice: str) -> None:
-        super().__init__(f"The weights can't be had, for {reason}: {advice}.")
+        super().__init__(f"The weights can't be had, because {reason}: {advice}.")
         self.reason = reason  # a clause, in lower case
         self.advice = advice  # an imperative, in lower case
 
@@ -123,8 +123,8 @@ def load(source: str | os.PathLike[str] | None = None) -> Weights:
         weights = _load_default() if source is None else _load_named(os.fspath(source))
     except OSError as error:
         raise WeightsError(
-            f"The weights can't be read from or kept in '{constants.HF_HOME}', for it says: "
-            f"{error.strerror or type(error).__name__}; free space there, or set HF_HOME to another folder."
+            f"The weights can't be kept in '{constants.HF_HOME}' ({error.strerror or type(error).__name__}): free some "
+            "space there and let it be written to, or set HF_HOME to another folder."
         ) from error
     level = logging.WARNING if weights.note else logging.INFO
     logger.log(level, "%s", " ".join((f"Weights: {weights.name}. Licence: {weights.licence}.", weights.note)).strip())
@@ -145,8 +145,8 @@ def _load_default() -> Weights:
     try:
         isnet = _load_isnet()
     except WeightsError as error:
-        raise WeightsError(f"{BRIA} can't be loaded, for {reason}, and neither can {ISNET}: {error}") from error
-    return replace(isnet, note=f"They stand in for {BRIA}, for {reason}.")
+        raise WeightsError(f"{BRIA} can't be loaded, because {reason}, and neither can {ISNET}: {error}") from error
+    return replace(isnet, note=f"They stand in for {BRIA}, because {reason}.")
 
 
 def _load_named(source: str) -> Weights:
@@ -170,7 +170,10 @@ def _load_path(path: Path) -> Weights:
         if found is None:
             raise WeightsError(f"The folder '{path}' has no weights: put {', '.join(FILE_NAMES)} or an .onnx there.")
         path = found
-    digest = sha256(path)
+    try:
+        digest = sha256(path)
+    except OSError as error:
+        raise WeightsError(f"The file '{path}' can't be read: check that you have permission to read it.") from error
     if digest in BRIA_SHA256.values():
         return _read(path, digest, BRIA, BRIA_LICENCE)
     if digest == ISNET_MODEL_SHA256:
@@ -266,7 +269,7 @@ def _download_from_hub(repo: str) -> tuple[Path, str]:
         if not _is_intact(path, digest, known):
             _discard(path)
             raise WeightsError(
-                f"{name} of {repo} was refused, for its sha256 {digest[:12]}… is not the expected one even after a "
+                f"{name} of {repo} was refused, because its sha256 {digest[:12]}… is not the expected one even after a "
                 f"second download: try again later, or set RMBG_WEIGHTS to a file that you trust."
             )
         if repo != BRIA:

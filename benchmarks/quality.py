@@ -32,16 +32,17 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 os.environ.setdefault("RMBG_WEIGHTS", "isnet-general-use")
 
 import cv2  # noqa: E402
-import matting  # noqa: E402
 import numpy as np  # noqa: E402
 import py_sod_metrics  # noqa: E402
-from engines import SIZE  # noqa: E402
 from PIL import Image  # noqa: E402
-from pipeline import BackgroundRemover  # noqa: E402
 from renders import Pixels, Render, blend, renders  # noqa: E402
 from speed import RESULTS, Card, update_readme  # noqa: E402
 
-from utilities import open_photo, shrink, with_alpha  # noqa: E402
+from background_remover import BackgroundRemover, matting  # noqa: E402
+from background_remover.compositing import with_alpha  # noqa: E402
+from background_remover.engines import SIDE, SUPPORTED  # noqa: E402
+from background_remover.photos import open_photo  # noqa: E402
+from utilities import shrink  # noqa: E402
 
 SIZES = ((1000, 1000), (3000, 4000))  # height, width: 1 and 12 megapixels
 CROPS = {"hair, photo, 12 MP": (2600, 450), "wires, photo, 12 MP": (1690, 990), "drawing, photo, 12 MP": (1900, 340)}
@@ -163,12 +164,17 @@ def views(photo: Pixels, rng: np.random.Generator) -> Iterator[Pixels]:
 
 
 def moved_by_bf16(folder: Path | None) -> list[float]:
-    """Mean distance, in levels of 255, of the network's matte in bf16 from that in fp32, for each view."""
+    """Mean distance, in levels of 255, of the network's matte in bf16 from that in fp32, for each view.
+
+    None at all where the processor does not compute in bf16.
+    """
+    if not SUPPORTED["bf16"]():
+        return []
     half, full = (BackgroundRemover.from_pretrained(device="cpu", precision=name).engine for name in ("bf16", "fp32"))
     photos = [open_photo(path).rgb for path in sorted((ROOT / "examples").glob("*.[jp][pn]g"))]
     photos += [photo for _, photo, _ in pairs(folder)] if folder else []
     rng = np.random.default_rng(0)
-    small = (shrink(np.ascontiguousarray(view), SIZE)[np.newaxis] for photo in photos for view in views(photo, rng))
+    small = (shrink(np.ascontiguousarray(view), SIDE)[np.newaxis] for photo in photos for view in views(photo, rng))
     return [float(np.abs(half(view).astype(np.float32) - full(view)).mean()) for view in small]
 
 
@@ -178,7 +184,7 @@ def measure(folder: Path | None) -> dict[str, Any]:
     tiles, crops = [], []
     with tempfile.TemporaryDirectory() as work:
         onnx = Path(work) / "net.onnx"
-        subprocess.run([sys.executable, "-W", "ignore", ROOT / "weights.py", "export", onnx], check=True)
+        subprocess.run([sys.executable, "-W", "ignore", "-m", "background_remover.export", onnx], check=True, cwd=ROOT)
         contenders = methods(onnx)
         for name, kind, photo, alpha, render in subjects(folder):
             print(name, flush=True)
@@ -285,11 +291,12 @@ def short_table(results: dict[str, Any]) -> str:
             f"With the true alpha given, the colours of partial pixels on new backgrounds are {paste:.1f}/255 off when "
             f"pasted and {ours:.1f}/255 after `estimate_foreground`, at {megapixels}."
         )
-    moved = results["bf16"]
-    lines.append(
-        f"\nOver {len(moved)} views of photos (as they are, mirrored, turned, dark, in parts), bf16 moves the "
-        f"network's matte by {np.median(moved):.2f}/255 from that in fp32 in the median and {max(moved):.2f} at worst."
-    )
+    if moved := results["bf16"]:
+        lines.append(
+            f"\nOver {len(moved)} views of photos (as they are, mirrored, turned, dark, in parts), bf16 moves the "
+            f"network's matte by {np.median(moved):.2f}/255 from that in fp32 in the median and {max(moved):.2f} at "
+            "worst."
+        )
     return (
         "\n".join(lines) + f"\n\nMeans, {results['date']}; all kinds in [quality.md](benchmarks/results/quality.md).\n"
     )

@@ -1,7 +1,7 @@
 """How fast, how much memory, against rembg, the model card and the machine's own limit: `make benchmark`.
 
 Everything runs the same weights on the same machine, in turns, so that drift of the machine hits all alike, each
-in a process of its own; medians count. rembg gets the network as ONNX from `weights.export_onnx`.
+in a process of its own; medians count. rembg gets the network as ONNX from `background_remover.export`.
 
 Writes results/speed.json, results/speed.md and docs/speed.png, and the table between the marks in README.md.
 """
@@ -29,14 +29,14 @@ os.environ.setdefault("RMBG_WEIGHTS", "isnet-general-use")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import weights  # noqa: E402
-from engines import PRECISIONS, SIZE  # noqa: E402
-from fastpng import encode_png  # noqa: E402
 from PIL import Image  # noqa: E402
-from pipeline import BackgroundRemover, Cutout  # noqa: E402
 
+from background_remover import BackgroundRemover, Cutout, keep_freed_memory, weights  # noqa: E402
+from background_remover.engines import PRECISIONS, SIDE  # noqa: E402
+from background_remover.fastpng import encode_png  # noqa: E402
+from background_remover.photos import open_photo  # noqa: E402
 from briarmbg import BriaRMBG  # noqa: E402
-from utilities import enlarge, open_photo, postprocess_image, preprocess_image, shrink  # noqa: E402
+from utilities import enlarge, postprocess_image, preprocess_image, shrink  # noqa: E402
 
 GFLOP = 319  # multiplications and additions of one forward at 1024 x 1024
 MEGAPIXELS = {1: (1000, 1000), 12: (4000, 3000), 48: (8000, 6000)}  # width and height
@@ -55,8 +55,9 @@ class Ours:
     options: ClassVar = {"refine": False, "foreground": False}
 
     def __init__(self, _: Path) -> None:
+        keep_freed_memory()
         self.remover = BackgroundRemover.from_pretrained()
-        self.small = shrink(open_photo(ROOT / "examples" / "person.jpg").rgb, SIZE)[np.newaxis]
+        self.small = shrink(open_photo(ROOT / "examples" / "person.jpg").rgb, SIDE)[np.newaxis]
 
     def file(self, photo: Path, out: Path) -> None:
         self.remover(photo, **self.options).save(out)
@@ -68,9 +69,9 @@ class Ours:
         """Milliseconds of each step between the files."""
         laps = Laps()
         opened = laps("decode", open_photo(photo))
-        small = laps("resize", shrink(opened.rgb, SIZE)[np.newaxis])
+        small = laps("resize", shrink(opened.rgb, SIDE)[np.newaxis])
         matte = laps("network", self.remover.engine(small)[0])
-        cutout = laps("matte up", Cutout(opened, enlarge(matte, opened.size), opened.rgb))
+        cutout = laps("matte up", Cutout(opened, enlarge(matte, opened.shape), opened.rgb))
         pixels = laps("alpha", cutout.pixels())
         laps("PNG", encode_png(pixels))
         return laps.ms
@@ -108,7 +109,7 @@ class Rembg:
 
         self.remove = rembg.remove
         self.session = rembg.new_session("dis_custom", model_path=str(onnx))
-        self.image = np.zeros((1, 3, SIZE, SIZE), np.float32)
+        self.image = np.zeros((1, 3, SIDE, SIDE), np.float32)
 
     def file(self, photo: Path, out: Path) -> None:
         out.write_bytes(self.remove(photo.read_bytes(), session=self.session))
@@ -126,11 +127,11 @@ class Card:
         self.read = io.imread
         self.net = BriaRMBG().eval()
         self.net.load_state_dict(weights.load().state_dict)
-        self.image = torch.zeros(1, 3, SIZE, SIZE)
+        self.image = torch.zeros(1, 3, SIDE, SIDE)
 
     def file(self, photo: Path, out: Path) -> None:
         pixels = self.read(photo)
-        result = self.net(preprocess_image(pixels, [SIZE, SIZE]))
+        result = self.net(preprocess_image(pixels, [SIDE, SIDE]))
         matte = Image.fromarray(postprocess_image(result[0][0], pixels.shape[:2]))
         cutout = Image.new("RGBA", matte.size, (0, 0, 0, 0))
         cutout.paste(Image.open(photo), mask=matte)
@@ -245,6 +246,7 @@ def in_turns(workers: dict[str, Worker], rounds: int, *calls: tuple[object, ...]
 def startup(photo: Path, started: float) -> None:
     """In a new process: seconds of its first steps."""
     imported = time.time()
+    keep_freed_memory()
     remover = BackgroundRemover.from_pretrained()
     loaded = time.time()
     first, later = (milliseconds(lambda: remover(photo)) / 1000 for _ in range(2))
@@ -285,7 +287,7 @@ def measure(rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         onnx, out = folder / "net.onnx", folder / "out.png"
-        subprocess.run([sys.executable, "-W", "ignore", ROOT / "weights.py", "export", onnx], check=True)
+        subprocess.run([sys.executable, "-W", "ignore", "-m", "background_remover.export", onnx], check=True, cwd=ROOT)
         examples = sorted(path.name for path in (ROOT / "examples").glob("*.[jp][pn]g"))
         photos = {
             mp: [write_photo(folder / f"{mp}-{name}.jpg", size, name) for name in examples]

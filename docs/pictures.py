@@ -12,7 +12,6 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from background_remover import BackgroundRemover  # noqa: E402
-
 from background_remover.compositing import composite  # noqa: E402
 
 TILE = 240  # the side of a picture in the gallery, in pixels

@@ -25,7 +25,17 @@ from background_remover import BackgroundRemover, Cutout, weights
 from briarmbg import BriaRMBG
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
+
+
+# What a test that asks for one of these needs, whether it says so or not: `make quick` leaves it out.
+MARKS = {"browser": "browser", "run_node": "network", "axe": "network", "start_app": "slow", "run_python": "slow"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture in MARKS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKS[fixture])
 
 
 @pytest.fixture(scope="session")
@@ -102,16 +112,16 @@ def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start_app(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[str]]:
     """`python app.py`, as a user starts it, with the IS-Net weights and environment variables; gives its address.
 
-    Other arguments for `python` start it otherwise, and another folder as it is there.
+    Other arguments for `python` start it otherwise, and another folder as it is there, or by another `python`.
     """
 
     @contextmanager
-    def start(*arguments: str, folder: Path = ROOT, **env: str) -> Iterator[str]:
+    def start(*arguments: str, folder: Path = ROOT, python: str = sys.executable, **env: str) -> Iterator[str]:
         log = tmp_path_factory.mktemp("app") / "log"
         environment = os.environ | {"RMBG_WEIGHTS": weights.ISNET, "PYTHONUNBUFFERED": "1"} | env
         environment.setdefault("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("temporary")))
         with log.open("w") as file:
-            command = [sys.executable, *(arguments or ["app.py"])]
+            command = [python, *(arguments or ["app.py"])]
             process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file)
         try:
             deadline = time.monotonic() + 120
@@ -170,3 +180,18 @@ def browser() -> Iterator[Browser]:
             pytest.skip(f"no browser: {str(error).splitlines()[0]}")
         yield browser
         browser.close()
+
+
+@pytest.fixture(params=["desktop", "phone"])
+def page(request: pytest.FixtureRequest, browser: Browser, app_url: str) -> Iterator[Page]:
+    """The page in a window of that size."""
+    from browsing import opened
+
+    with opened(browser, app_url, request.param) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def refined(remover: BackgroundRemover) -> Cutout:
+    """What the page makes of PERSON."""
+    return remover(PERSON, refine=True)

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import DATA
 from safetensors.torch import save_file
 
@@ -139,14 +138,3 @@ def test_upstreams_blocks_can_be_imported_and_keep_the_size(name, depth):
     assert f"rebnconv{depth}.conv_s1.weight" in block.state_dict()
     assert block(torch.rand(1, 3, 40, 24)).shape == (1, 5, 40, 24)
     assert briarmbg.REBNCONV(3, 8, dirate=2)(torch.rand(1, 3, 9, 9)).shape == (1, 8, 9, 9)
-
-
-def test_ic_lights_way_of_calling_works(seeded_net, tmp_path):
-    """From a folder, moved by device and dtype, fed multiples of 64 around 256 x 256 in 0..1, resized by the caller."""
-    seeded_net.save_pretrained(tmp_path)
-    net = BriaRMBG.from_pretrained(str(tmp_path)).to(device=torch.device("cpu"), dtype=torch.float32)
-    with torch.inference_mode():
-        alpha = net(torch.rand(1, 3, 320, 192))[0][0]
-        alpha = F.interpolate(alpha, size=(500, 300), mode="bilinear").movedim(1, -1)[0]
-    assert alpha.shape == (500, 300, 1)
-    assert 0 <= alpha.min() < alpha.max() <= 1

@@ -277,8 +277,8 @@ def test_qualities_of_other_types_are_refused_as_well(tmp_path, quality, suffix)
 @pytest.mark.parametrize(
     ("finish", "sentence"),
     [
-        (Finish(format="svg"), "no format to save in"),
-        (Finish(format="png/../x"), "no format to save in"),
+        (Finish(format="svg"), "not a format to save in"),
+        (Finish(format="png/../x"), "not a format to save in"),
         (Finish(quality=80.5), "whole number"),
         (Finish(background="no-such-colour"), "not a colour"),
         (Finish(background="blur", blur=0.5), "blur"),
@@ -286,7 +286,7 @@ def test_qualities_of_other_types_are_refused_as_well(tmp_path, quality, suffix)
         (Finish(crop=True, margin=None), "margin"),
         (Finish(width=5001), "5000"),
         (Finish(width=-1), "1 to 5000"),
-        (Finish(height=99.5), "whole"),
+        (Finish(height=99.5), "without fractions"),
         (Finish(background_image=b"no image"), "not a photo"),
     ],
 )

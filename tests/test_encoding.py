@@ -72,7 +72,7 @@ def test_what_is_too_long_for_a_format_is_refused(tmp_path):
 
 
 def test_other_formats_are_refused(tmp_path):
-    with pytest.raises(PhotoError, match=r"'\.docx' is no format"):
+    with pytest.raises(PhotoError, match=r"'\.docx' is not a format"):
         save_pixels(PHOTO, tmp_path / "a.docx")
 
 

@@ -99,7 +99,7 @@ def test_the_address_that_was_checked_is_the_one_connected_to(server, tmp_path, 
 )
 def test_what_is_no_photo_on_the_web_is_told(server, tmp_path, path):
     port, _ = server
-    with pytest.raises(PhotoError, match="No photo could be had"):
+    with pytest.raises(PhotoError, match="No photo could be fetched"):
         get(f"http://{PUBLIC}:{port}{path}", tmp_path)
     assert [*tmp_path.iterdir()] == []
 
@@ -116,7 +116,7 @@ def test_what_is_no_photo_on_the_web_is_told(server, tmp_path, path):
     ],
 )
 def test_what_is_no_address_is_told(server, tmp_path, url):
-    with pytest.raises(PhotoError, match="No photo could be had"):
+    with pytest.raises(PhotoError, match="No photo could be fetched"):
         get(url, tmp_path)
 
 
@@ -126,7 +126,7 @@ def test_a_download_ends_at_the_limits_of_size_and_time(server, tmp_path, monkey
     with pytest.raises(PhotoError, match="more than 5 MB"):
         get(f"http://{PUBLIC}:{port}/endless", tmp_path)
     monkeypatch.setattr(fetch, "MAX_SECONDS", 0.5)
-    with pytest.raises(PhotoError, match="No photo could be had"):
+    with pytest.raises(PhotoError, match="No photo could be fetched"):
         get(f"http://{PUBLIC}:{port}/slow", tmp_path)
     assert [*tmp_path.iterdir()] == []
 

@@ -159,7 +159,7 @@ def test_sweeping_starts_with_what_a_killed_run_left(store):
 
 def test_examples_stay(store, tmp_path):
     (tmp_path / "cat.jpg").write_bytes(b"cat")
-    (path,) = store.add_examples([tmp_path / "cat.jpg"])
+    (path,) = store.add_examples(path for path in [tmp_path / "cat.jpg"])
     assert store.admit(path) == path
     store.lifetime, store.max_bytes = 0, 0
     store.sweep()

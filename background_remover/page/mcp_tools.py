@@ -43,7 +43,7 @@ class PictureTools(gradio.mcp.GradioMCPServer):
             elif not text:
                 value.pop(name, None)
             elif not str(text).startswith(("http://", "https://")):
-                raise PhotoError("This picture can not be had from here: give its http or https URL, or a data: URL.")
+                raise PhotoError("This picture can't be reached from here: give its http or https URL, or a data: URL.")
         return super().convert_strings_to_filedata(value, filedata_positions)
 
     @staticmethod

@@ -47,7 +47,7 @@ def read_strokes(data: Any) -> tuple[Stroke, ...]:
     ):
         raise PhotoError("These brush strokes lie outside the photo: start over.")
     if len(numbers) > 2 * MAX_POINTS:
-        raise PhotoError("These are too many brush strokes: start over.")
+        raise PhotoError("There are too many brush strokes: start over.")
     return strokes
 
 

@@ -1,0 +1,108 @@
+"""What a visitor does on the page, and what they see there."""
+
+from __future__ import annotations
+
+import functools
+import io
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from helpers import pixels
+from playwright.sync_api import expect
+
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+PATIENCE = 30_000  # ms: how long a state may take to come on a busy machine
+
+
+@functools.cache
+def visitor(browser, size, color_scheme):
+    """A browser's context, whose cache makes every page after the first come sooner."""
+    width, height = SIZES[size]
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, has_touch=size == "phone", color_scheme=color_scheme
+    )
+    context.grant_permissions(["camera", "clipboard-read", "clipboard-write"])
+    return context
+
+
+@contextmanager
+def opened(browser, url, size="desktop", color_scheme="light"):
+    """The open page; afterwards, no request may have left the machine and nothing may have failed in it."""
+    page = visitor(browser, size, color_scheme).new_page()
+    page.set_default_timeout(PATIENCE)
+    urls, errors = [], []
+    page.on("request", lambda sent: urls.append(sent.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(url)
+    expect(page.locator("#photo")).to_be_visible()
+    try:
+        yield page
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "scrolls sideways"
+        assert [url_ for url_ in urls if not url_.startswith((url, "data:", "blob:"))] == []
+        assert errors == []
+    finally:
+        page.close()
+
+
+def upload(page, path: Path) -> None:
+    page.locator("#photo input[type=file]").set_input_files(path)
+
+
+def wait_done(page) -> None:
+    expect(page.locator("#status")).to_contain_text("Done in", timeout=PATIENCE)
+
+
+def start_with(page, path: Path) -> None:
+    upload(page, path)
+    wait_done(page)
+
+
+def shown(page, pane: str) -> np.ndarray:
+    """The picture that a pane shows, as the server sent it."""
+    image = page.locator(f"#{pane} img")
+    expect(image).to_be_visible(timeout=PATIENCE)
+    with urllib.request.urlopen(image.get_attribute("src"), timeout=30) as answer:
+        return pixels(io.BytesIO(answer.read()))
+
+
+def wait_shows(page, pane: str, truth) -> None:
+    """Until a pane shows exactly these pixels: what comes before may still be an earlier answer."""
+    truth = np.asarray(truth)
+    for _ in range(100):
+        if np.array_equal(shown(page, pane), truth):
+            return
+        page.wait_for_timeout(100)
+    picture = shown(page, pane)
+    assert picture.shape == truth.shape
+    assert np.array_equal(picture, truth)
+
+
+def choose(page, group: str, choice: str) -> None:
+    page.locator(f"#{group}").get_by_text(choice, exact=True).click()
+
+
+def choose_format(page, name: str, prefix: str = "") -> None:
+    page.locator(f"#{prefix}format input").click()
+    page.get_by_role("option", name=name, exact=True).click()
+
+
+def unfold(page, section: str) -> None:
+    page.locator(f"#{section}-section > button").click()
+
+
+def fill(page, number: str, value: object) -> None:
+    page.locator(f"#{number} input[type=number]").fill(str(value))
+
+
+def download(page, button: str) -> tuple[str, Path]:
+    with page.expect_download() as waiting:
+        page.locator(button).first.click()
+    return waiting.value.suggested_filename, waiting.value.path()
+
+
+def open_several(page, paths: list[Path]) -> None:
+    page.get_by_role("tab", name="Several photos").click()
+    page.locator("#photos input[type=file]").set_input_files(paths)
+    expect(page.locator("#photos .file-preview tr")).to_have_count(len(paths), timeout=PATIENCE)

@@ -4,6 +4,10 @@ A pixel of hair shows I = a F + (1 - a) B: the subject's colour F mixed with the
 it carries B onto every new background. `estimate_foreground` finds F, `refine` a better a than the network's, and
 `touch_up` lets a brush have the last word. Each solves on a small copy and carries the answer to full size by a
 model of the pixels nearby, so that it costs little more for 12 megapixels than for one.
+
+pymatting has both methods at full size alone: for 12 megapixels its `estimate_foreground_ml` takes 1190 ms where ours
+takes 60 to 107, and its closed-form matting about 10 s where `refine` takes 0.2 to 1.1; numba, which it needs, takes
+another 1.7 s to import (two cores of a server).
 """
 
 from __future__ import annotations
@@ -44,6 +48,14 @@ STEPS = 600, 300, 200  # most steps that they take, at a quarter, at half and at
 SNAP = 0.01  # alpha closer than this to 0 or 1 is 0 or 1
 WIDE, WIDE_DOUBT = 32, (0.2, 0.4)  # pixels around, and the mean of 4 m (1 - m) there from which doubt is not an edge's
 CARRY_NOISE = 1e-4  # the same as COLOUR_NOISE for the linear model that goes to full size
+
+
+# The matting Laplacian's geometry, in (y, x): the pixels of a window, and those that share some window with a pixel.
+WINDOW = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
+REACH = tuple((y, x) for y in range(-2, 3) for x in range(-2, 3))
+ITSELF = REACH.index((0, 0))
+# For pixels i and j of a window, as they are numbered in WINDOW: where in REACH of i is j.
+FROM_TO = tuple(tuple(REACH.index((to_y - y, to_x - x)) for to_y, to_x in WINDOW) for y, x in WINDOW)
 
 
 # --- colours -------------------------------------------------------------------------------------------
@@ -246,7 +258,10 @@ def _solve_alpha(image: Floats, alpha: Floats, band: Mask) -> Floats:
 
 
 def _descend(image: Floats, alpha: Floats, band: Mask, steps: int) -> Floats:
-    """Conjugate gradients, with the diagonal as preconditioner, on the band's matting Laplacian, from `alpha`."""
+    """Conjugate gradients, with the diagonal as preconditioner, on the band's matting Laplacian, from `alpha`.
+
+    `scipy.sparse.linalg.cg` takes 1.1 times as long for all of `refine`, over five photos of 0.5 megapixels.
+    """
     if not band.any():
         return alpha
     laplacian, right = _matting_laplacian(image, alpha, band)
@@ -280,11 +295,10 @@ def _matting_laplacian(image: Floats, alpha: Floats, band: Mask) -> tuple[Any, F
     image, alpha = (np.pad(v, [(2, 2)] * 2 + [(0, 0)] * (v.ndim - 2), mode="edge") for v in (image, alpha))
     band = np.pad(band, 2)
     width = band.shape[1]
-    window = np.array([y * width + x for y in (-1, 0, 1) for x in (-1, 0, 1)], np.int32)
-    reach = np.array([y * width + x for y in range(-2, 3) for x in range(-2, 3)], np.int32)
+    window, reach = (np.array([y * width + x for y, x in places], np.int32) for places in (WINDOW, REACH))
     centres = cv2.dilate(band.astype(np.uint8), np.ones((3, 3), np.uint8))
     centres = np.pad(centres[3:-3, 3:-3], 3)  # windows lie within the image
-    rows = np.zeros((25, band.size), np.float32)  # L's row of each pixel, as its 5 x 5 surroundings
+    rows = np.zeros((len(REACH), band.size), np.float32)  # L's row of each pixel, as its surroundings
     pixels = image.reshape(-1, 3)
     for at in _chunks(np.flatnonzero(centres).astype(np.int32)):
         # In float64: on a plain background the inverse is so large that what cancels would be lost in float32.
@@ -294,9 +308,9 @@ def _matting_laplacian(image: Floats, alpha: Floats, band: Mask) -> tuple[Any, F
         spread = turned @ colours / 9 + np.eye(3) * (COLOUR_NOISE / 9)
         coupling = ((colours @ np.linalg.inv(spread) @ turned + 1) / 9).astype(np.float32)
         for i in range(9):
-            rows[12, at + window[i]] += 1
+            rows[ITSELF, at + window[i]] += 1
             for j in range(9):
-                rows[5 * (j // 3 - i // 3 + 2) + j % 3 - i % 3 + 2, at + window[i]] -= coupling[:, i, j]
+                rows[FROM_TO[i][j], at + window[i]] -= coupling[:, i, j]
     own = np.flatnonzero(band).astype(np.int32)
     number = np.full(band.size, -1, np.int32)
     number[own] = np.arange(own.size, dtype=np.int32)

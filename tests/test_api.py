@@ -97,6 +97,29 @@ def test_the_openapi_document_has_every_endpoint_with_its_parameters_and_a_descr
         assert f"/gradio_api/call{name}/{{event_id}}" in paths
 
 
+DESCRIBED = """
+import json, app
+from gradio.utils import get_function_description
+functions = [function for function in app.demo.fns.values() if function.api_visibility == "public"]
+print(json.dumps({f"/{function.api_name}": get_function_description(function.fn)[:2] for function in functions}))
+"""
+
+
+def test_a_parameter_is_described_alike_in_every_endpoint_that_has_it(run_python, app_url):
+    endpoints = run_python(DESCRIBED, RMBG_WEIGHTS="isnet-general-use")
+    tools: list[Tool] = in_session(app_url, lambda session: session.list_tools()).tools
+    shown = {f"/{tool.name}": tool.inputSchema["properties"] for tool in tools}
+    said: dict[str, set[str]] = {}
+    for name, (parameters, _) in CONTRACT.items():
+        about, descriptions = endpoints[name]
+        assert len(about) > 40
+        assert [*descriptions] == [parameter[0] for parameter in parameters]
+        for parameter, description in descriptions.items():
+            said.setdefault(parameter, set()).add(description)
+            assert description in shown.get(name, {}).get(parameter, {"description": description})["description"]
+    assert [name for name, descriptions in said.items() if len(descriptions) != 1 or len(min(descriptions)) < 10] == []
+
+
 # --- four clients, one picture ---
 
 

@@ -173,8 +173,11 @@ def test_photos_are_never_overwritten_by_their_results(remover, tmp_path):
         assert {name: (photos / name).read_bytes() for name in before} == before
 
 
-def test_twelve_megapixels_need_little_memory_and_more_threads_hardly_more(tmp_path):
-    """1.7 GB for a photo of 12 megapixels, everything counted, in a process of its own, and 2 GB for six in turns."""
+def test_twelve_megapixels_need_little_memory_and_more_threads_hardly_more(remover, tmp_path):
+    """1.7 GB for a photo of 12 megapixels, everything counted, in a process of its own, and 2 GB for six in turns.
+
+    Half a gigabyte more in full precision, whose activations are twice as large.
+    """
     photo = Image.open(EXAMPLES / "person.jpg").resize((4000, 3000))
     photo.save(tmp_path / "big.jpg")
     code = f"""
@@ -192,8 +195,9 @@ for thread in [threading.Thread(target=run) for _ in range(6)]:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     peaks = [int(line) for line in done.stdout.splitlines()]
-    assert peaks[0] < 1_700_000
-    assert peaks[5] < 2_000_000
+    more = 500_000 if remover.engine.precision == "fp32" else 0
+    assert peaks[0] < 1_700_000 + more
+    assert peaks[5] < 2_000_000 + more
 
 
 def test_one_remover_serves_threads_alike(remover, person):

@@ -56,7 +56,7 @@ class RMBGPipe(Pipeline):
 
 @pytest.fixture
 def net(seeded_net) -> BriaRMBG:
-    """A copy of the seeded network, since a pipeline moves its model; in training mode, which the pipeline is to end."""
+    """A copy of the seeded network, since a pipeline moves its model; in training mode, which the pipeline ends."""
     return copy.deepcopy(seeded_net).train()
 
 

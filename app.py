@@ -50,7 +50,7 @@ from background_remover.page.controls import (
     read_controls,
 )
 from background_remover.page.strokes import Stroke, paint, read_strokes
-from background_remover.photos import MAX_BYTES, open_photo
+from background_remover.photos import MAX_BYTES
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 for chatty in ("httpx", "mcp"):
@@ -253,7 +253,7 @@ def open_cutout(photo: str, matte: str, refine: bool, strokes: tuple[Stroke, ...
         cutout, _ = open_cutout(photo, matte, refine, ())
         cutout = cutout.touched_up(*paint(strokes, cutout.photo.shape))
     elif Path(photo).is_file() and Path(matte).is_file():
-        cutout = Cutout.from_matte(open_photo(photo), open_photo(matte).rgb[..., 0], refine=refine)
+        cutout = Cutout.open(photo, matte, refine=refine)
     else:
         raise PhotoError("This photo has since been deleted here: choose it again.")
     return cutout, cutout.preview(PREVIEW)
@@ -274,7 +274,7 @@ def show_result(work: Work, cutouts: tuple[Cutout, Cutout], finish: Finish) -> d
     if framed is not cutout:
         small = framed.preview(PREVIEW)
     before = save_preview(small.photo.opaque(), work.photo, "before", small.photo.icc)
-    after = save_preview(finish.composite(small), work.photo, "after", small.photo.icc)
+    after = save_preview(finish.pixels(small), work.photo, "after", small.photo.icc)
     return {"cutout": path, "compare": (before, after), "download": gr.update(value=path, interactive=True)}
 
 
@@ -312,16 +312,19 @@ def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: A
         preview = save_preview(small.opaque(), photo, "preview", small.icc)
         work = Work(photo, save_matte(rough, photo), preview)
         cutouts = open_cutout(photo, work.matte, refine, ())
-        pictures = show_matte(work, cutouts) | show_result(work, cutouts, read_controls(*controls))
     except PhotoError as error:  # not raised, so that the last photo's pictures leave the page
         return show_nothing(status_text(str(error), bad=True))
+    shown = show_matte(work, cutouts) | ({} if Path(photo).suffix.lower() in SHOWN else {"photo": preview})
+    try:
+        shown |= show_result(work, cutouts, read_controls(*controls))
+    except PhotoError as error:  # a control can't be as it is; the photo stays, and takes the next change
+        return show_nothing(status_text(str(error), bad=True)) | {"work": work} | shown
     seconds = time.perf_counter() - start
     height, width = rough.photo.shape
     text = f"Done in {seconds:.1f} s, {width} × {height} pixels."
     if not rough.found:
         text = "Nothing in this photo stands out as the subject: try another photo, or paint it in under 'Touch up'."
-    shown = {} if Path(photo).suffix.lower() in SHOWN else {"photo": preview}
-    return {"work": work, "status": status_text(text, bad=not rough.found)} | shown | pictures
+    return {"work": work, "status": status_text(text, bad=not rough.found)} | shown
 
 
 @plainly
@@ -357,7 +360,7 @@ def on_photos(photos: list[str] | None, *controls: Any) -> Iterator[dict[str, An
         framed = finish.frame(cutout)
         finish.write(framed, path)
         small = framed.preview(THUMBNAIL)
-        shown.append((save_preview(finish.composite(small), str(path), "small", small.photo.icc), path.name))
+        shown.append((save_preview(finish.pixels(small), str(path), "small", small.photo.icc), path.name))
 
     def show(done: int) -> dict[str, Any]:
         text = progress_text(done, len(photos), time.perf_counter() - start, failed)

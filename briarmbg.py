@@ -75,7 +75,8 @@ class RSU(nn.Module):
                 deep = upsample_like(deep, skip)
             deep = self.get_submodule(f"rebnconv{level}d")(torch.cat((deep, skip), 1))
         # In place where no gradient needs the addend: 2 % of the network's time on a CPU.
-        return deep + shortcut if deep.requires_grad or torch.jit.is_tracing() else deep.add_(shortcut)  # type: ignore[no-any-return]
+        in_place = not (deep.requires_grad or torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+        return deep.add_(shortcut) if in_place else deep + shortcut  # type: ignore[no-any-return]
 
 
 # Upstream's names for the five kinds of block, with upstream's arguments (`img_size` never had an effect).

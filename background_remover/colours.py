@@ -47,7 +47,7 @@ def parse_colour(text: str) -> Colour:
             red, green, blue = (min(255, round(float(number))) for number in numbers.groups())
         else:
             red, green, blue = ImageColor.getrgb(text.strip())[:3]
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise PhotoError("This is not a colour: write it like '#ff8800' or 'orange'.") from error
     return red, green, blue
 

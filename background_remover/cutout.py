@@ -42,8 +42,10 @@ class Cutout:
         return cls(photo, alpha, matting.estimate_foreground(photo.rgb, alpha) if foreground else photo.rgb)
 
     @classmethod
-    def open(cls, photo: PhotoSource, matte: PhotoSource | None = None) -> Cutout:
+    def open(cls, photo: PhotoSource, matte: PhotoSource | None = None, *, refine: bool = False) -> Cutout:
         """An earlier cutout again: from a photo and its matte, or from a cutout that holds its alpha itself.
+
+        `refine` makes a matte follow the photo's edges, as for the remover.
 
         Raises PhotoError if one is no photo, if their sizes differ, and if there is neither a matte nor alpha.
         """
@@ -56,7 +58,7 @@ class Cutout:
         if alpha.shape != opened.shape:
             sizes = "the photo has {1} × {0} pixels and the matte {3} × {2}".format(*opened.shape, *alpha.shape)
             raise PhotoError(f"These two don't belong together, because {sizes}: send the photo's own matte.")
-        return cls.from_matte(opened, np.ascontiguousarray(alpha))
+        return cls.from_matte(opened, np.ascontiguousarray(alpha), refine=refine)
 
     @cached_property
     def found(self) -> bool:
@@ -74,8 +76,13 @@ class Cutout:
         return self._image(self.pixels())
 
     def touched_up(self, keep: NDArray[np.bool_], remove: NDArray[np.bool_]) -> Cutout:
-        """The cutout after brush strokes, H x W each, that bring the subject back or take it away, see `matting`."""
-        return Cutout.from_matte(self.photo, matting.touch_up(self.photo.opaque(), self.alpha, keep, remove))
+        """The cutout after brush strokes, H x W each, that bring the subject back or take it away, see `matting`.
+
+        Colours change only where alpha does.
+        """
+        touched = Cutout.from_matte(self.photo, matting.touch_up(self.photo.opaque(), self.alpha, keep, remove))
+        same = (touched.alpha == self.alpha)[..., np.newaxis]
+        return Cutout(self.photo, touched.alpha, np.where(same, self.foreground, touched.foreground))
 
     def framed(self, margin: float = MARGIN, size: Size | None = None) -> Cutout:
         """Cropped to the subject, with a margin of that share of its longer side (0 to 1) all around.
@@ -96,7 +103,8 @@ class Cutout:
 
     def _through(self, frame: Frame) -> Cutout:
         foreground, alpha = frame.subject(self.foreground, self.alpha)
-        return Cutout(Photo(frame.photo(self.photo.opaque()), icc=self.photo.icc), alpha, foreground)
+        own = None if self.photo.alpha is None else frame.subject(self.photo.rgb, self.photo.alpha)[1]
+        return Cutout(Photo(frame.photo(self.photo.opaque()), own, self.photo.icc), alpha, foreground)
 
     def composite(self, background: Background = "white", blur: float = BLUR) -> Image.Image:
         """The subject on a background, mode RGB.
@@ -121,6 +129,8 @@ class Cutout:
     def _under(self, background: Background, blur: float) -> Pixels | Colour:
         """The background at the photo's size, in the photo's colour space; or one colour."""
         if isinstance(background, tuple):
+            if len(background) != 3:
+                raise PhotoError("This is not a colour: give red, green and blue, 0 to 255 each.")
             background = "rgb({},{},{})".format(*background)
         if isinstance(background, str):
             if background == "blur":
@@ -185,6 +195,8 @@ class Finish:
         if self._backdrop is None and self.background == "blur":
             check_blur(self.blur)
         elif self._backdrop is None and self.background != "transparent":
+            if not isinstance(self.background, str):
+                raise PhotoError('A background is "transparent", "blur" or a colour such as \'#ff8800\': give one.')
             parse_colour(self.background)
 
     @property
@@ -206,7 +218,7 @@ class Finish:
         """What is shown of a cutout. Raises PhotoError."""
         return cutout.framed(self.margin, self.size) if self.crop or self.size else cutout
 
-    def composite(self, framed: Cutout) -> Pixels:
+    def pixels(self, framed: Cutout) -> Pixels:
         """What was framed, on its background: H x W x 3, or x 4 if that is transparent. Raises PhotoError."""
         return framed.pixels(self._under, self.blur)
 

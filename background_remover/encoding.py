@@ -6,7 +6,7 @@ import os
 import re
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,34 @@ from utilities import PhotoError
 Pixels = NDArray[np.uint8]
 
 JPEG_QUALITY = 95
-# by extension: Pillow's name and options; PNG has a faster writer of its own, WebP's are an eighth of its default time
-ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
-    ".webp": ("WEBP", {"lossless": True, "exact": True, "quality": 20, "method": 0}),
-    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
-    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
-    ".jpg": ("JPEG", {"quality": JPEG_QUALITY, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": JPEG_QUALITY, "subsampling": 0}),
+
+
+class Encoder(NamedTuple):
+    """How Pillow writes a format, and what the format can't do."""
+
+    name: str
+    options: dict[str, Any]
+    lossy: dict[str, Any] | None = None  # more options, where a quality is asked for
+    longest: int | None = None  # pixels a side
+    alpha: bool = True
+
+
+WEBP = Encoder(  # an eighth of the time of Pillow's defaults
+    "WEBP",
+    {"lossless": True, "exact": True, "quality": 20, "method": 0},
+    lossy={"lossless": False, "exact": False, "method": 1},
+    longest=16383,
+)
+TIFF = Encoder("TIFF", {"compression": "tiff_adobe_deflate"})
+JPEG = Encoder("JPEG", {"quality": JPEG_QUALITY, "subsampling": 0}, lossy={}, longest=65535, alpha=False)
+ENCODERS = {
+    ".png": Encoder("PNG", {}),  # has a faster writer of its own
+    ".webp": WEBP,
+    ".tif": TIFF,
+    ".tiff": TIFF,
+    ".jpg": JPEG,
+    ".jpeg": JPEG,
 }
-FORMAT_SIDES = {"WEBP": 16383, "JPEG": 65535}  # pixels: the longest side that a format can hold; both are lossy too
 
 
 def safe_stem(name: str) -> str:
@@ -55,14 +73,15 @@ def save_pixels(
     """
     suffix = Path(path).suffix
     check_encoding(suffix, quality)
-    name, options = ENCODERS[suffix.lower()]
-    if name == "PNG":
+    encoder = ENCODERS[suffix.lower()]
+    if encoder.name == "PNG":
         Path(path).write_bytes(encode_png(pixels, icc))
         return
-    if max(pixels.shape[:2]) > FORMAT_SIDES.get(name, max(pixels.shape)):
-        raise PhotoError(f"A {name} has at most {FORMAT_SIDES[name]} pixels a side: choose PNG.")
-    if name == "JPEG" and pixels.shape[2:] == (4,):
+    if encoder.longest and max(pixels.shape[:2]) > encoder.longest:
+        raise PhotoError(f"A {encoder.name} has at most {encoder.longest} pixels a side: choose PNG.")
+    if not encoder.alpha and pixels.shape[2:] == (4,):
         pixels = composite(np.ascontiguousarray(pixels[..., :3]), pixels[..., 3], (255, 255, 255))
-    if quality is not None and name in FORMAT_SIDES:
-        options = options | {"lossless": False, "exact": False, "quality": quality, "method": 1}
-    Image.fromarray(pixels).save(path, name, icc_profile=icc, **options)
+    options = encoder.options
+    if quality is not None and encoder.lossy is not None:
+        options = options | encoder.lossy | {"quality": quality}
+    Image.fromarray(pixels).save(path, encoder.name, icc_profile=icc, **options)

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 SIDE = 1024  # pixels: height and width of what the network was trained on
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# whether an x86 processor computes in it; elsewhere it takes fifty times as long as fp32, or fails
+# whether an x86 processor computes in it; one that does not takes ten times as long as in fp32, or fails
 SUPPORTED: dict[str, Callable[[], bool]] = {
     "fp32": lambda: True,
     "bf16": lambda: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
@@ -60,20 +60,25 @@ class Engine:
     ) -> None:
         self.device = _device(device or os.environ.get("RMBG_DEVICE") or None)
         self.precision = _precision(precision or os.environ.get("RMBG_PRECISION") or None, self.device)
-        self.net = _Matte(net, PRECISIONS[self.precision]).to(self.device)
+        self.net = _Matte(net, PRECISIONS[self.precision])
         self.graphs: dict[int, _Graph] = {}
         self.forward = on_device(self._forward) if on_device else self._forward
         self.lent = self.forward != self._forward
         # A cancelled request's thread runs on, so a queue's limit can't keep two forwards apart. The lock is held
         # on the caller's side, never inside what `on_device` may run in a forked process.
         self.lock = threading.Lock()
-        if not self.lent:
-            self._warm_up()
+        self._warm_up()
 
     def _warm_up(self) -> None:
-        """A first forward, which pays for memory and the choice of kernels, and shows whether the device can do it."""
+        """A first forward, which pays for memory and the choice of kernels, and shows whether the device can do it.
+
+        A device that is lent by the call has none before the first request.
+        """
         blank = np.zeros((1, SIDE, SIDE, 3), np.uint8)
         try:
+            self.net.to(self.device)
+            if self.lent:
+                return
             if self.device.type == "cpu" and _can_pack():
                 self.net.pack(torch.tensor(blank))
             else:

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from background_remover.engines import SIDE
-from background_remover.weights import Weights, WeightsError, load
-from briarmbg import BriaRMBG
+from background_remover.weights import Weights, WeightsError, build_network, load
 
 
 def export_onnx(path: Path, source: str | None = None) -> Weights:
@@ -20,8 +19,7 @@ def export_onnx(path: Path, source: str | None = None) -> Weights:
     Raises WeightsError.
     """
     weights = load(source)
-    net = BriaRMBG().eval()
-    net.load_state_dict(weights.state_dict)
+    net = build_network(weights).eval()
     net.forward = net.matte  # type: ignore[assignment]
     torch.onnx.export(
         net,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import secrets
 import shutil
 import socket
@@ -36,18 +37,25 @@ async def fetch(url: str, folder: str) -> str:
 
     Raises PhotoError: no public address, nothing there, too large, too slow.
     """
+    folder = str(Path(folder).resolve())
     target = Path(folder) / secrets.token_urlsafe(16) / safe_stem(unquote(url.partition("?")[0]))
     try:
         if OWN in url:
-            path = Path(unquote(url.partition(OWN)[2])).resolve()
-            if path.is_relative_to(Path(folder).resolve()) and path.is_file():
-                return str(path)
+            inside = Path(os.path.normpath(unquote(url.partition(OWN)[2])))  # nothing outside is looked up
+            if inside.is_relative_to(folder) and inside.resolve().is_relative_to(folder) and inside.is_file():
+                return str(inside.resolve())
         async with asyncio.timeout(MAX_SECONDS):
             await _download(url, target)
     except PhotoError:
         shutil.rmtree(target.parent, ignore_errors=True)
         raise
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # TimeoutError is an OSError
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # TimeoutError is an OSError
         shutil.rmtree(target.parent, ignore_errors=True)
         raise PhotoError(NO_PHOTO) from error
     return str(target)

@@ -71,16 +71,14 @@ class Frame:
     def subject(self, rgb: Pixels, alpha: Pixels) -> tuple[Pixels, Pixels]:
         """Colours and alpha of what it shows, both straight; the colours are averaged as alpha weighs them.
 
-        Neither leaves the range of its neighbours, so that what is solid stays so and nothing rings.
+        Enlarged, neither leaves the range of its neighbours, so that what is solid stays so and nothing rings.
         """
         rgb, alpha = rgb[self.rows, self.columns], alpha[self.rows, self.columns]
         if self.inner != alpha.shape[::-1]:
             weighted = self._scaled(cv2.multiply(rgb, cv2.merge([alpha] * 3), dtype=cv2.CV_16U))
             weight = self._scaled(alpha.astype(np.uint16) * 255)
             straight = weighted * np.float32(255) / np.maximum(weight, 1)[..., np.newaxis]
-            shown = (alpha > 0)[..., np.newaxis]
-            rgb = self._limited(straight, np.where(shown, rgb, 255), np.where(shown, rgb, 0))
-            alpha = self._limited(weight / np.float32(255), alpha, alpha)
+            rgb, alpha = self._limited(straight, rgb, alpha > 0), self._limited(weight / np.float32(255), alpha)
         return self._bordered(rgb, cv2.BORDER_REPLICATE), self._bordered(alpha, cv2.BORDER_CONSTANT)
 
     def _scaled(self, pixels: NDArray[Any]) -> NDArray[Any]:
@@ -92,14 +90,17 @@ class Frame:
     def _enlarges(self, pixels: NDArray[Any]) -> bool:
         return self.inner[0] >= int(pixels.shape[1])
 
-    def _limited(self, scaled: NDArray[Any], low: Pixels, high: Pixels) -> Pixels:
-        """Scaled values in bytes; where they were enlarged, within what `low` and `high` are next to the same place.
+    def _limited(self, scaled: NDArray[Any], before: Pixels, shown: NDArray[np.bool_] | None = None) -> Pixels:
+        """Scaled values in bytes; where they were enlarged, within what they were before next to the same place.
 
-        Bicubic interpolation overshoots: beside an edge it exceeds what is on either side.
+        Bicubic interpolation overshoots: beside an edge it exceeds what is on either side. Only what is `shown` counts.
         """
         least: Any = 0
         most: Any = 255
-        if self._enlarges(low):
+        if self._enlarges(before):
+            low, high = before, before
+            if shown is not None:
+                low, high = (np.where(shown[..., np.newaxis], before, np.uint8(hidden)) for hidden in (255, 0))
             around = np.ones((3, 3), np.uint8)
             least, most = (
                 cv2.resize(bound, self.inner, interpolation=cv2.INTER_NEAREST_EXACT)

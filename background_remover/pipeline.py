@@ -10,15 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from background_remover import weights as weights_module
 from background_remover.cutout import Cutout
 from background_remover.encoding import safe_stem
 from background_remover.engines import SIDE, Engine, Wrapper
 from background_remover.photos import PhotoSource, open_photo
-from background_remover.weights import Weights, WeightsError
-from briarmbg import BriaRMBG
+from background_remover.weights import Weights, build_network
 from utilities import PhotoError, enlarge, shrink
 
 logger = logging.getLogger(__name__)
@@ -58,14 +56,7 @@ class BackgroundRemover:
 
         Raises WeightsError if they don't fit the network, EngineError if this machine can't run it so.
         """
-        with torch.device("meta"):  # the weights are all there, so nothing needs initialising
-            net = BriaRMBG()
-        try:
-            net.load_state_dict(weights.state_dict, assign=True)
-        except RuntimeError as error:
-            raise WeightsError(
-                f"The weights in '{weights.name}' are not those of RMBG 1.4 or IS-Net: choose a file of this network."
-            ) from error
+        net = build_network(weights)
         self.weights = replace(weights, state_dict={})  # the network has the tensors now
         self.engine = Engine(net, device, precision, on_device)
 
@@ -133,6 +124,7 @@ class BackgroundRemover:
                 continue
             except Exception:  # whatever it is, the other photos are not to be lost
                 logger.exception("A photo of several failed")
+                path.unlink(missing_ok=True)  # what may be half a file
                 yield Outcome(photo.name, reason="Something went wrong with this photo: try it again on its own.")
                 continue
             taken.add(path.name.lower())

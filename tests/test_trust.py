@@ -6,11 +6,12 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import META, call, post
+from helpers import META, call, post, serving
 from PIL import Image
 
 from background_remover.page.files import NAME, NOT_HERE
@@ -33,9 +34,9 @@ def config(app_url) -> dict[str, Any]:
         return json.load(answer)
 
 
-def ask(app_url: str, function: int, data: list[Any]) -> dict[str, Any]:
+def ask(app_url: str, function: int, data: list[Any], session: str | None = None) -> dict[str, Any]:
     """What a function gives, or its error, by the queue as the page itself calls it: whatever the page shows of it."""
-    session = os.urandom(8).hex()
+    session = session or os.urandom(8).hex()
     try:
         post(f"{app_url}/gradio_api/queue/join", {"data": data, "fn_index": function, "session_hash": session})
     except urllib.error.HTTPError as error:
@@ -127,6 +128,51 @@ def test_a_private_file_and_a_missing_one_are_refused_in_the_same_words(app_url,
     ]
     assert len(set(answers)) == 1
     assert NOT_HERE in answers[0]
+
+
+def request(url: str, data: bytes | None = None, **headers: str) -> int:
+    """The status of the answer."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def multipart(field: str, name: str, data: bytes) -> tuple[bytes, dict[str, str]]:
+    head = f'--x\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'.encode()
+    return head + data + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+def test_routes_that_the_page_does_not_need_are_closed(app_url, uploads):
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    body, headers = multipart("video", "a.mp4", b"ffconcat version 1.0\nfile 'a.m3u8'")
+    with serving(Handler) as port:
+        assert request(f"{app_url}/gradio_api/file=http://127.0.0.1:{port}/private.png") in (403, 404)
+        assert request(f"{app_url}/gradio_api/process_recording", body, **headers) == 404
+        assert request(f"{app_url}/gradio_api/component_server", body, **headers) in (404, 422)
+    ask(app_url, 0, [None], session="visitor")
+    request(f"{app_url}/gradio_api/deep_link?session_hash=visitor")
+    assert asked == []
+    assert not (uploads / NAME / "deep_links").exists()
+
+
+def test_the_same_file_is_uploaded_to_another_place_each_time(app_url):
+    """Else whoever has a file could ask whether, and under which name, somebody else sent it."""
+    body, headers = multipart("files", "a.jpg", b"the same")
+    places = set()
+    for _ in range(3):
+        sent = urllib.request.Request(f"{app_url}/gradio_api/upload", body, headers)
+        with urllib.request.urlopen(sent, timeout=30) as answer:
+            places.add(json.load(answer)[0])
+    assert len(places) == 3
 
 
 def test_the_same_walk_finds_what_is_uploaded(app_url, uploads, secret):

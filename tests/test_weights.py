@@ -236,6 +236,21 @@ def test_a_new_token_makes_the_default_ask_the_hub_again(hub, load, isnet_cached
     assert load(None, AS_BRIA, HF_TOKEN="hf_secret")["name"] == weights.BRIA
 
 
+def test_another_token_does_too(hub, load, isnet_cached):
+    hub.files[weights.BRIA, weights.BRIA_REVISION, "model.safetensors"] = TENSORS
+    hub.token = "hf_new"
+    assert load(None, AS_BRIA, HF_TOKEN="hf_old")["name"] == weights.ISNET
+    assert load(None, AS_BRIA, HF_TOKEN="hf_new")["name"] == weights.BRIA
+
+
+def test_a_sound_file_of_another_version_stays_in_the_cache(hub, load, tmp_path):
+    """Another program may have fetched it."""
+    hub.files[weights.BRIA, "main", "model.safetensors"] = TENSORS
+    assert load(weights.BRIA, AS_BRIA)["name"] == weights.BRIA
+    assert "error" in load(weights.BRIA)  # which looks for BRIA's own
+    assert list((tmp_path / "hf").rglob(hashlib.sha256(TENSORS).hexdigest()))
+
+
 def test_a_silent_hub_is_found_out_in_seconds(load, isnet_cached):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
         found = load(None, HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -418,7 +433,10 @@ def test_bad_local_files_are_refused_in_one_sentence(tmp_path, name, data, sente
         weights.load(path)
 
 
-@pytest.mark.parametrize("source", ["no-such-thing", "./gone.safetensors", "owner/name/file.pth", "gone.pth"])
+@pytest.mark.parametrize(
+    "source",
+    ["no-such-thing", "./gone.safetensors", "owner/name/file.pth", "gone.pth", "a/b.git", "own/na--me", "-a/b", "a/b."],
+)
 def test_names_of_nothing_are_refused_without_asking_the_hub(source):
     with pytest.raises(WeightsError, match="no weights named"):
         weights.load(source)

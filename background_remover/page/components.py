@@ -8,7 +8,6 @@ whose signature Gradio would build them; the functions below make them with what
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import functools
 import inspect
@@ -104,7 +103,7 @@ class PhotoInput(gr.Image):
         if payload.url and payload.url.startswith("data:"):
             try:
                 return base64.b64decode(payload.url.partition(",")[2], validate=True)
-            except binascii.Error:
+            except ValueError:
                 return b"not a photo"
         with plain_errors("an upload"):
             return file_store().admit(payload.path) if payload.path else None

@@ -10,7 +10,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from background_remover.compositing import BLUR
 from background_remover.cutout import Finish
+from background_remover.framing import MARGIN
 from background_remover.page.components import photo_input
 from background_remover.page.files import Upload
 
@@ -37,7 +39,7 @@ def background_controls(prefix: str = "") -> list[Component]:
             label="Background image", visible=False, height=200, sources=["upload"], elem_id=f"{prefix}backdrop"
         ),
         "Blur": gr.Slider(
-            0.5, 10, 2, step=0.5, label="Blur, % of the longer side", visible=False, elem_id=f"{prefix}blur"
+            0.5, 10, 100 * BLUR, step=0.5, label="Blur, % of the longer side", visible=False, elem_id=f"{prefix}blur"
         ),
     }
     kind.change(lambda kind: [gr.update(visible=kind == name) for name in only], kind, list(only.values()), **QUIET)
@@ -49,7 +51,7 @@ def frame_controls(prefix: str = "") -> list[Component]:
         kind = gr.Radio(FRAMES, value=FRAMES[0], show_label=False, container=False, elem_id=f"{prefix}frame")
         with gr.Row():
             margin = gr.Slider(
-                0, 50, 5, step=1, label="Margin, % of the subject", visible=False, elem_id=f"{prefix}margin"
+                0, 50, 100 * MARGIN, step=1, label="Margin, % of the subject", visible=False, elem_id=f"{prefix}margin"
             )
             width = gr.Number(1600, label="Width, pixels", precision=0, visible=False, elem_id=f"{prefix}width")
             height = gr.Number(1200, label="Height, pixels", precision=0, visible=False, elem_id=f"{prefix}height")

@@ -7,7 +7,7 @@ path there can read it.
 from __future__ import annotations
 
 import functools
-import getpass
+import logging
 import os
 import secrets
 import shutil
@@ -24,11 +24,15 @@ from typing import Any
 from background_remover.encoding import safe_stem
 from utilities import PhotoError
 
+logger = logging.getLogger(__name__)
+
 NAME = "background-remover"  # of the folder, so that nothing of others is ever swept
 EXAMPLES = "examples"  # in it: copies of the example photos, which stay
 LIFETIME = 24 * 3600.0  # seconds after its last use for which a file is kept; RMBG_KEEP_SECONDS
 MAX_DISK = 2000.0  # megabytes, all files together; RMBG_MAX_DISK
 SWEEPS = 1.0, 600.0  # seconds between two sweeps, at least and at most; half a lifetime otherwise
+LONGEST = 600.0  # seconds after which a request that still runs, or was left, keeps no room for what it makes
+CLOCK_TICK = 0.1  # seconds by which the time of a file can be behind the clock
 
 NOT_HERE = "This file was not uploaded here: send the photo itself."
 Upload = str | bytes  # a path in the folder, or the content of a data: URL
@@ -44,29 +48,32 @@ class Entry:
 
     path: Path
     changed: float  # when it, or anything in it, was last written or used, in seconds since the epoch
-    size: int  # bytes
+    byte_count: int
 
 
 class FileStore:
     """The folder's files. `lifetime` is in seconds, `max_bytes` what all of them may have before a request starts."""
 
     def __init__(self, folder: Path, lifetime: float = LIFETIME, max_bytes: float = MAX_DISK * 1e6) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()
         self.lifetime = lifetime
         self.max_bytes = max_bytes
         self._requests: dict[object, tuple[float, set[str]]] = {}  # those that run: since when, with which entries
         self._lock = threading.Lock()
+        self._swept = 0.0
 
     # --- paths ---
 
     def admit(self, path: str) -> str:
         """The path that a client named, if it is that of a file in the folder, wherever links lead.
 
-        Raises PhotoError, with the same words whether or not there is such a file.
+        Raises PhotoError, with the same words whether or not there is such a file. Nothing outside is even looked up,
+        not on the way through "..", or one could tell what is there by whether the way led back.
         """
         with suppress(OSError, ValueError, RuntimeError):  # no such file, no path at all, links in a circle
-            resolved = Path(path).resolve(strict=True)
-            if resolved.is_relative_to(self.folder.resolve()) and resolved.is_file():
+            inside = Path(os.path.normpath(path))
+            resolved = inside.resolve(strict=True) if inside.is_relative_to(self.folder) else inside
+            if resolved.is_relative_to(self.folder) and resolved.is_file():
                 return str(resolved)
         raise PhotoError(NOT_HERE)
 
@@ -102,31 +109,35 @@ class FileStore:
         used = {path for value in inputs for path in self._paths(value)}
         token = object()
         with self._lock:
-            self._requests[token] = time.time(), {path.relative_to(self.folder).parts[0] for path in used}
+            self._requests[token] = time.time() - CLOCK_TICK, {path.relative_to(self.folder).parts[0] for path in used}
         try:
             for path in used:
                 with suppress(OSError):  # deleted in between
                     os.utime(path)
-            self.sweep()
+            self.sweep(at_most_every=SWEEPS[0])
             yield
         finally:
             with self._lock:
                 del self._requests[token]
 
-    def sweep(self) -> None:
+    def sweep(self, at_most_every: float = 0.0) -> None:
         """Delete what is older than the lifetime and, the oldest first, what is too much; nothing that is in use."""
         with self._lock:
             now = time.time()
+            if now - self._swept < at_most_every:
+                return
+            self._swept = now
             in_use = {EXAMPLES}.union(*(names for _, names in self._requests.values()))
-            since = min((started for started, _ in self._requests.values()), default=now)
+            recent = [started for started, _ in self._requests.values() if started > now - LONGEST]
             entries = sorted(self._entries(), key=lambda entry: entry.changed)
-            total = sum(entry.size for entry in entries)
+            total = sum(entry.byte_count for entry in entries)
             for entry in entries:
-                if entry.path.name in in_use or (self._requests and entry.changed >= since):
+                if entry.path.name in in_use:
                     continue
-                if entry.changed < now - self.lifetime or total > self.max_bytes:
+                made_by_one = recent and entry.changed >= min(recent)
+                if entry.changed < now - self.lifetime or (total > self.max_bytes and not made_by_one):
                     remove(entry.path)
-                    total -= entry.size
+                    total -= entry.byte_count
 
     def keep_sweeping(self) -> None:
         """Sweep now, for what a killed run left, and from time to time, in a thread that ends with the process."""
@@ -134,7 +145,10 @@ class FileStore:
 
         def run() -> None:
             while True:
-                self.sweep()
+                try:
+                    self.sweep()
+                except Exception:  # whatever it is, the next sweep must come
+                    logger.exception("The folder of uploads and results could not be swept")
                 time.sleep(pause)
 
         threading.Thread(target=run, name="sweep", daemon=True).start()
@@ -152,14 +166,20 @@ class FileStore:
 
     def _entries(self) -> Iterator[Entry]:
         for path in [*self.folder.iterdir()] if self.folder.is_dir() else ():
-            changed, size = 0.0, 0
-            for file in (path, *(() if path.is_symlink() else path.rglob("*"))):
+            changed, byte_count = 0.0, 0
+            inside = (Path(at, name) for at, folders, files in walk(path) for name in (*folders, *files))
+            for file in (path, *inside):
                 try:
                     found = file.lstat()
-                except OSError:  # deleted in between
+                except OSError:  # deleted in between, by the request that it was of
                     continue
-                changed, size = max(changed, found.st_ctime), size + found.st_size
-            yield Entry(path, changed, size)
+                changed, byte_count = max(changed, found.st_ctime), byte_count + found.st_size
+            yield Entry(path, changed, byte_count)
+
+
+def walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk`, which passes over what vanishes meanwhile; through a link not even where it is the start."""
+    return iter(()) if path.is_symlink() else os.walk(path)
 
 
 def remove(path: Path) -> None:
@@ -179,14 +199,16 @@ def write_zip(files: Iterable[str | Path], path: Path) -> str:
     return str(path)
 
 
+@functools.cache
 def choose_folder() -> Path:
     """Ours in GRADIO_TEMP_DIR, or else this user's in the system's temporary folder; it is Gradio's from now on, too.
 
-    Gradio reads the variable when it is imported and when a component is made, so call this before.
+    Gradio reads the variable when it is imported and when a component is made, so call this before. It is always a
+    folder below the one that was given, so that nothing else is ever swept, whatever that one is called.
     """
     given = os.environ.get("GRADIO_TEMP_DIR")
-    folder = Path(given, NAME) if given else Path(tempfile.gettempdir(), f"{NAME}-{getpass.getuser()}")
-    folder = Path(given) if given and Path(given).name.startswith(NAME) else folder  # chosen before
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    folder = Path(given, NAME) if given else Path(tempfile.gettempdir(), NAME + user)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())
     return folder.resolve()
 
@@ -198,6 +220,8 @@ def file_store() -> FileStore:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder / EXAMPLES).mkdir(exist_ok=True, mode=0o700)
+        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+            raise PermissionError("the folder is another user's")
     except OSError as error:
         raise SettingError(f"No files can be kept in '{folder}': set GRADIO_TEMP_DIR to another folder.") from error
     return FileStore(folder, _number("RMBG_KEEP_SECONDS", LIFETIME), _number("RMBG_MAX_DISK", MAX_DISK) * 1e6)

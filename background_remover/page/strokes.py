@@ -39,7 +39,7 @@ def read_strokes(data: Any) -> tuple[Stroke, ...]:
             Stroke(bool(one["keep"]), float(one["width"]), tuple((float(x), float(y)) for x, y in one["points"]))
             for one in data
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PhotoError("These brush strokes can't be read: start over.") from error
     numbers = [number for stroke in strokes for point in stroke.points for number in point]
     if not all(0 <= number <= 1 for number in numbers) or not all(

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
 
 # What a test that asks for one of these needs, whether it says so or not: `make quick` leaves it out.
-MARKS = {"browser": "browser", "run_node": "network", "axe": "network", "start_app": "slow", "run_python": "slow"}
+MARKS = {
+    "browser": "browser",
+    "run_node": "network",
+    "axe": "network",
+    "start_app": "slow",
+    "run_python": "slow",
+    "remover": "slow",  # a photo takes seconds where the processor knows fp32 alone
+    "isnet_net": "slow",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -161,6 +161,7 @@ def test_other_frames_are_refused(margin, size):
         block(slice(30, 70), slice(40, 100)).framed(margin, size)
 
 
+@pytest.mark.slow
 def test_a_frame_keeps_to_the_pixel_limit():
     photo = np.zeros((9000, 9000, 1), np.uint8).repeat(3, 2)
     with pytest.raises(PhotoError, match="megapixels"):
@@ -205,7 +206,9 @@ def disc(height: int = 554, width: int = 512) -> Cutout:
     return Cutout(Photo(photo), np.where(inside, 255, 0).astype(np.uint8), photo)
 
 
-@pytest.mark.parametrize("side", [300, 600, 1000, 1600, 2400, 5000])
+@pytest.mark.parametrize(
+    "side", [300, 600, 1000, 1600, *(pytest.param(side, marks=pytest.mark.slow) for side in (2400, 5000))]
+)
 def test_an_enlarged_subject_has_no_holes_and_no_other_colours(side):
     framed = disc().framed(size=(side, side))
     _, _, parts, _ = cv2.connectedComponentsWithStats((framed.alpha < 128).view(np.uint8))
@@ -317,7 +320,7 @@ def test_what_was_transparent_in_the_photo_stays_so_through_frames_and_strokes()
     own = np.full(cutout.alpha.shape, 255, np.uint8)
     own[:, :256] = 0
     part = Cutout.from_matte(Photo(cutout.photo.rgb, own), cutout.alpha)
-    for framed in (part.framed(), part.framed(0.1, (300, 300)), part.preview(200)):
+    for framed in (part.framed(0.1, (200, 200)), part.preview(150)):
         everything = np.ones(framed.alpha.shape, bool)
         touched = framed.touched_up(everything, ~everything)
         assert touched.alpha.max() == 255

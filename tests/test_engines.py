@@ -20,6 +20,8 @@ from background_remover.photos import open_photo
 from briarmbg import BriaRMBG
 from utilities import shrink
 
+pytestmark = pytest.mark.slow
+
 # Where the processor does not compute in it, a forward takes 20 s, and the engine refuses.
 needs_bf16 = pytest.mark.skipif(not engines.SUPPORTED["bf16"](), reason="needs a processor that computes in bf16")
 

@@ -41,6 +41,7 @@ def test_renders_have_thousands_of_partial_pixels(scenes):
     assert min(partial(scene).sum() for scene in scenes.values()) > 1000
 
 
+@pytest.mark.slow
 def test_on_new_backgrounds_the_error_is_a_third_of_pasting_at_most(scenes):
     paste = [composite_error(scene.photo, scene) for scene in scenes.values()]
     ours = [composite_error(estimate_foreground(scene.photo, scene.alpha), scene) for scene in scenes.values()]
@@ -102,6 +103,7 @@ def mad(alpha: np.ndarray, truth: np.ndarray) -> float:
     return float(np.abs(alpha.astype(float) - truth).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(750, 1000), (1500, 2000)], ids=str)
 @pytest.mark.parametrize("scene", EDGED, ids=str)
 def test_refining_brings_the_networks_matte_closer_to_the_truth(remover, scene, size):
@@ -203,6 +205,7 @@ def test_strokes_only_raise_or_only_lower_alpha_and_removing_wins(square):
     assert np.array_equal(touch_up(photo, truth, NOTHING, NOTHING), truth)
 
 
+@pytest.mark.slow
 def test_strokes_on_a_large_photo_end_at_its_edge_too(square):
     photo, truth = (cv2.resize(pixels, (2400, 1800), interpolation=cv2.INTER_CUBIC) for pixels in square)
     lost = truth.copy()

@@ -173,6 +173,7 @@ def test_photos_are_never_overwritten_by_their_results(remover, tmp_path):
         assert {name: (photos / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.slow
 def test_twelve_megapixels_need_little_memory_and_more_threads_hardly_more(remover, tmp_path):
     """1.7 GB for a photo of 12 megapixels, everything counted, in a process of its own, and 2 GB for six in turns.
 

@@ -66,6 +66,7 @@ def code(language: str, mark: str) -> str:
     return "\n".join(block for block in blocks if mark in block)
 
 
+@pytest.mark.slow
 def test_the_python_example_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("RMBG_WEIGHTS", weights.ISNET)
     monkeypatch.chdir(tmp_path)

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from helpers import PERSON, card_matte, pixels
 from PIL import Image
-from transformers import Pipeline, pipeline
-from transformers.image_utils import load_image
 
 from briarmbg import BriaRMBG
 from utilities import postprocess_image, preprocess_image
@@ -17,41 +15,20 @@ from utilities import postprocess_image, preprocess_image
 SMALL = [128, 128]  # a size of the network's input at which a forward takes little of the time of one at 1024 x 1024
 
 
-class RMBGPipe(Pipeline):
-    """What upstream's `MyPipe.py` does, with this project's two functions around the network.
+pytestmark = pytest.mark.slow  # transformers alone takes seconds to import, which only the tests themselves do
 
-    `return_mask` is of upstream's latest version, `out_name` of its first.
-    """
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.model.to(self.device)
-        self.model.eval()
+def rmbg_pipe(**kwargs):
+    from rmbg_pipe import RMBGPipe
 
-    def _sanitize_parameters(self, **kwargs):
-        before, after = (
-            {name: kwargs[name] for name in names if name in kwargs}
-            for names in (("model_input_size",), ("return_mask", "out_name"))
-        )
-        return before, {}, after
+    return RMBGPipe(**kwargs)
 
-    def preprocess(self, photo, model_input_size=(1024, 1024)):
-        photo = load_image(photo)
-        return {"photo": photo, "image": preprocess_image(np.asarray(photo), model_input_size).to(self.device)}
 
-    def _forward(self, inputs):
-        return {"photo": inputs["photo"], "result": self.model(inputs["image"])}
+def pipe_by_task(net: BriaRMBG):
+    from rmbg_pipe import RMBGPipe
+    from transformers import pipeline
 
-    def postprocess(self, outputs, return_mask=False, out_name=""):
-        photo = outputs["photo"]
-        mask = Image.fromarray(postprocess_image(outputs["result"][0][0], photo.size[::-1]))
-        if return_mask:
-            return mask
-        cutout = Image.new("RGBA", mask.size)
-        cutout.paste(photo, mask=mask)
-        if out_name:
-            cutout.save(out_name)
-        return cutout
+    return pipeline("image-segmentation", model=net, pipeline_class=RMBGPipe)
 
 
 @pytest.fixture
@@ -68,7 +45,7 @@ def small_mask(seeded_net, person) -> np.ndarray:
 
 
 def test_a_pipeline_gives_the_cards_matte(net, seeded_net, person):
-    mask = RMBGPipe(model=net, device="cpu")(str(PERSON), return_mask=True)
+    mask = rmbg_pipe(model=net, device="cpu")(str(PERSON), return_mask=True)
     assert mask.mode == "L"
     assert np.array_equal(mask, card_matte(seeded_net, person))
 
@@ -76,11 +53,11 @@ def test_a_pipeline_gives_the_cards_matte(net, seeded_net, person):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda net: RMBGPipe(model=net),
-        lambda net: RMBGPipe(model=net, device="cpu"),
-        lambda net: RMBGPipe(model=net, device=torch.device("cpu")),
-        lambda net: RMBGPipe(model=net, device=-1),  # wherever the model is
-        lambda net: pipeline("image-segmentation", model=net, pipeline_class=RMBGPipe),
+        lambda net: rmbg_pipe(model=net),
+        lambda net: rmbg_pipe(model=net, device="cpu"),
+        lambda net: rmbg_pipe(model=net, device=torch.device("cpu")),
+        lambda net: rmbg_pipe(model=net, device=-1),  # wherever the model is
+        pipe_by_task,
     ],
 )
 def test_every_way_to_make_a_pipeline_works(net, small_mask, make):
@@ -94,7 +71,7 @@ def test_every_way_to_make_a_pipeline_works(net, small_mask, make):
 
 def test_a_pipeline_takes_lists_of_photos_of_any_size(net, small_mask, monkeypatch):
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # transformers sets it for good where it isn't
-    pipe = RMBGPipe(model=net, device="cpu", model_input_size=SMALL, return_mask=True)
+    pipe = rmbg_pipe(model=net, device="cpu", model_input_size=SMALL, return_mask=True)
     part = Image.open(PERSON).crop((0, 0, 300, 200))
     first, second = pipe([part, str(PERSON)])
     assert first.size == part.size
@@ -103,7 +80,7 @@ def test_a_pipeline_takes_lists_of_photos_of_any_size(net, small_mask, monkeypat
 
 
 def test_a_pipeline_cuts_out_and_saves_where_it_is_told(net, person, small_mask, tmp_path):
-    pipe = RMBGPipe(model=net, device="cpu", model_input_size=SMALL)
+    pipe = rmbg_pipe(model=net, device="cpu", model_input_size=SMALL)
     cutout = pipe(str(PERSON), out_name=str(tmp_path / "cutout.png"))
     rgba = pixels(tmp_path / "cutout.png")
     assert np.array_equal(rgba, cutout)
@@ -114,7 +91,7 @@ def test_a_pipeline_cuts_out_and_saves_where_it_is_told(net, person, small_mask,
 
 
 def test_a_pipelines_forward_keeps_upstreams_outputs_and_no_gradients(net):
-    pipe = RMBGPipe(model=net, device="cpu")
+    pipe = rmbg_pipe(model=net, device="cpu")
     mattes, features = pipe.forward(pipe.preprocess(str(PERSON), SMALL))["result"]
     assert all(matte.shape == (1, 1, *SMALL) for matte in mattes)
     assert len(mattes) == len(features) == 6
@@ -122,19 +99,19 @@ def test_a_pipelines_forward_keeps_upstreams_outputs_and_no_gradients(net):
 
 
 def test_a_pipeline_saves_what_from_pretrained_reads(net, small_mask, tmp_path):
-    RMBGPipe(model=net, device="cpu").save_pretrained(tmp_path)
-    pipe = RMBGPipe(model=BriaRMBG.from_pretrained(tmp_path), device="cpu", model_input_size=SMALL)
+    rmbg_pipe(model=net, device="cpu").save_pretrained(tmp_path)
+    pipe = rmbg_pipe(model=BriaRMBG.from_pretrained(tmp_path), device="cpu", model_input_size=SMALL)
     assert np.array_equal(pipe(str(PERSON), return_mask=True), small_mask)
 
 
 def test_a_pipeline_moves_the_network_to_its_device():
     net = BriaRMBG()
-    pipe = RMBGPipe(model=net, device="meta")  # another device that every machine has
+    pipe = rmbg_pipe(model=net, device="meta")  # another device that every machine has
     assert net.device == pipe.device == torch.device("meta")
 
 
 def test_a_pipeline_can_be_printed(net):
-    shown = repr(RMBGPipe(model=net, device="cpu"))
+    shown = repr(rmbg_pipe(model=net, device="cpu"))
     assert all(word in shown for word in ("BriaRMBG", "float32", "cpu", "image"))
 
 

@@ -92,6 +92,7 @@ def test_a_constant_or_empty_map_gives_zeros(result):
     assert not matte.any()
 
 
+@pytest.mark.slow
 def test_the_two_around_the_network_are_the_cards_usage(seeded_net):
     image = preprocess_image(PHOTO, [1024, 1024])
     with torch.no_grad():

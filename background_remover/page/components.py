@@ -115,6 +115,7 @@ class PhotosInput(gr.File):
     is_template = True
 
     def preprocess(self, payload: ListFiles | None) -> list[str]:  # type: ignore[override]
+        """The uploads' paths."""
         return admit_all(payload)
 
 
@@ -124,23 +125,28 @@ class FolderInput(gr.UploadButton):
     is_template = True
 
     def preprocess(self, payload: ListFiles | None) -> list[str]:  # type: ignore[override]
+        """The uploads' paths."""
         return admit_all(payload)
 
 
 def admit_all(payload: ListFiles | None) -> list[str]:
+    """The paths of several uploads. Raises gr.Error if one is none."""
     with plain_errors("an upload"):
         return [file_store().admit(file.path) for file in payload or ()]
 
 
 def photo_input(**kwargs: Any) -> PhotoInput:
+    """An input for one photo, in any format."""
     return PhotoInput(type="filepath", image_mode=None, buttons=["fullscreen"], **kwargs)
 
 
 def photos_input(**kwargs: Any) -> PhotosInput:
+    """An input for several photos."""
     return PhotosInput(file_count="multiple", **kwargs)
 
 
 def folder_input(text: str, **kwargs: Any) -> FolderInput:
+    """A button that lets a folder be chosen."""
     return FolderInput(text, file_count="directory", **kwargs)
 
 
@@ -161,4 +167,5 @@ def picture(label: str, **kwargs: Any) -> gr.Image:
 
 
 def status_line(name: str) -> gr.HTML:
+    """A line that screen readers read out when it changes."""
     return gr.HTML("", html_template='<div class="say" role="status">${value}</div>', elem_id=name)

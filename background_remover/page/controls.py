@@ -30,6 +30,7 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"} | PRIVATE
 
 
 def background_controls(prefix: str = "") -> list[Component]:
+    """Which background, and what belongs to the one that is chosen."""
     kind = gr.Radio(
         BACKGROUNDS, value=BACKGROUNDS[0], label="Background", elem_id=f"{prefix}background", elem_classes=["swatches"]
     )
@@ -39,7 +40,13 @@ def background_controls(prefix: str = "") -> list[Component]:
             label="Background image", visible=False, height=200, sources=["upload"], elem_id=f"{prefix}backdrop"
         ),
         "Blur": gr.Slider(
-            0.5, 10, 100 * BLUR, step=0.5, label="Blur, % of the longer side", visible=False, elem_id=f"{prefix}blur"
+            0.5,
+            10,
+            round(100 * BLUR, 1),
+            step=0.5,
+            label="Blur, % of the longer side",
+            visible=False,
+            elem_id=f"{prefix}blur",
         ),
     }
     kind.change(lambda kind: [gr.update(visible=kind == name) for name in only], kind, list(only.values()), **QUIET)
@@ -47,11 +54,18 @@ def background_controls(prefix: str = "") -> list[Component]:
 
 
 def frame_controls(prefix: str = "") -> list[Component]:
+    """What is shown, with which margin, on a canvas of which size."""
     with gr.Accordion("Crop and size", open=False, elem_id=f"{prefix}frame-section"):
         kind = gr.Radio(FRAMES, value=FRAMES[0], show_label=False, container=False, elem_id=f"{prefix}frame")
         with gr.Row():
             margin = gr.Slider(
-                0, 50, 100 * MARGIN, step=1, label="Margin, % of the subject", visible=False, elem_id=f"{prefix}margin"
+                0,
+                50,
+                round(100 * MARGIN),
+                step=1,
+                label="Margin, % of the subject",
+                visible=False,
+                elem_id=f"{prefix}margin",
             )
             width = gr.Number(1600, label="Width, pixels", precision=0, visible=False, elem_id=f"{prefix}width")
             height = gr.Number(1200, label="Height, pixels", precision=0, visible=False, elem_id=f"{prefix}height")
@@ -65,6 +79,7 @@ def frame_controls(prefix: str = "") -> list[Component]:
 
 
 def format_control(prefix: str = "") -> gr.Dropdown:
+    """Format and quality, in one choice."""
     return gr.Dropdown(
         list(DOWNLOADS),
         value="PNG",

@@ -79,7 +79,7 @@ class FileStore:
 
     def new_folder(self) -> Path:
         """An empty one that nobody can guess."""
-        return self._make(secrets.token_urlsafe(16))
+        return self._make_folder(secrets.token_urlsafe(16))
 
     def new_file(self, upload: Upload, what: str, suffix: str = ".png") -> str:
         """A new file's path, named after the upload that it is made of."""
@@ -88,14 +88,15 @@ class FileStore:
 
     def add_examples(self, photos: Iterable[Path]) -> list[str]:
         """Copies of the photos that stay, so that an example is an upload like any other."""
-        folder, photos = self._make(EXAMPLES), list(photos)
+        folder, photos = self._make_folder(EXAMPLES), list(photos)
         for photo in photos:
             copy = folder / f".{photo.name}-{secrets.token_hex(4)}"
             shutil.copyfile(photo, copy)
             copy.replace(folder / photo.name)  # another process may be reading it
         return [str(folder / photo.name) for photo in photos]
 
-    def _make(self, name: str) -> Path:
+    def _make_folder(self, name: str) -> Path:
+        """One of that name in the folder, for the owner of this process alone."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder = self.folder / name
         folder.mkdir(exist_ok=True, mode=0o700)

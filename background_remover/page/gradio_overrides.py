@@ -30,7 +30,7 @@ async def download(url: str, cache_dir: str) -> str:
         raise gr.Error(str(error), print_exception=False) from None
 
 
-class Upload(gradio.route_utils.GradioUploadFile):
+class UnguessableUpload(gradio.route_utils.GradioUploadFile):
     """An upload whose folder nobody can guess: by content alone, whoever has the same file could ask for its name."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -47,7 +47,7 @@ def install() -> None:
     """Before the app is launched. Where the package `mcp` is missing, Gradio starts no server of tools."""
     processing_utils.async_ssrf_protected_download = download
     gradio.mcp.GradioMCPServer = PictureTools  # type: ignore[misc]
-    gradio.route_utils.GradioUploadFile = Upload  # type: ignore[misc]
+    gradio.route_utils.GradioUploadFile = UnguessableUpload  # type: ignore[misc]
     # /process_recording has ffmpeg read what a playlist names, and /component_server leaves files in no folder of ours;
     # /upload has a parser of its own, in route_utils.
     gradio.routes.GradioMultiPartParser = refuse  # type: ignore[assignment, attr-defined]

@@ -23,7 +23,10 @@ PREVIEW = 512  # pixels: longer side of what goes out instead of a larger one
 
 
 class PictureTools(gradio.mcp.GradioMCPServer):
+    """Gradio's server with the endpoints of TOOLS alone."""
+
     def get_tool_to_endpoint(self) -> dict[str, str]:
+        """The names of tools, with the endpoint of each."""
         return {self.tool_prefix + name: f"/{name}" for name in TOOLS}
 
     @property
@@ -36,6 +39,8 @@ class PictureTools(gradio.mcp.GradioMCPServer):
     def convert_strings_to_filedata(self, value: Any, filedata_positions: list[list[str | int]]) -> Any:
         """Arguments of a tool, with pictures as Gradio's files; an empty text is no picture."""
         value = dict(value)
+        if any(isinstance(given, dict | list) for given in value.values()):
+            raise PhotoError("Every argument is a text, a number or a yes or no: give pictures as URLs.")
         for name in [str(position[0]) for position in filedata_positions]:
             text = value.get(name)
             if isinstance(text, str) and text.startswith("data:"):
@@ -48,6 +53,7 @@ class PictureTools(gradio.mcp.GradioMCPServer):
 
     @staticmethod
     def get_base64_data(image: Image.Image, format: str) -> str:  # noqa: A002  # Gradio's name
+        """What goes out of a picture: the file as it is, or a small copy in that format if it is large."""
         data = Path(image.filename).read_bytes()  # type: ignore[attr-defined]  # of the file that the endpoint wrote
         if len(data) > INLINE_BYTES:
             image.thumbnail((PREVIEW, PREVIEW))

@@ -274,8 +274,7 @@ def _cached_hub_file(repo: str) -> tuple[Path, str] | None:
             digest = sha256(path)
             if _is_intact(path, digest, known):
                 return path, digest
-            if not _is_intact(path, digest, None):  # else it is sound, and another program's
-                _discard(path)
+            _discard(path, digest)
     return None
 
 
@@ -299,7 +298,7 @@ def _download_from_hub(repo: str) -> tuple[Path, str]:
                 raise OSError(code, os.strerror(code)) from error
             raise _hub_error(repo, error) from error
         if not _is_intact(path, digest, known):
-            _discard(path)
+            _discard(path, digest)
             raise WeightsError(
                 f"{name} of {repo} was refused, because its sha256 {digest[:12]}… is not the expected one even after a "
                 f"second download: try again later, or set RMBG_WEIGHTS to a file that you trust."
@@ -352,8 +351,13 @@ def _disk_error(error: BaseException) -> int | None:
     return int(in_rust[1]) if in_rust and int(in_rust[1]) in DISK_ERRORS else None
 
 
-def _discard(path: Path) -> None:
-    """Remove a bad file from the Hub's cache: the link in the snapshot and the blob that it points to."""
+def _discard(path: Path, digest: str) -> None:
+    """Remove a damaged file from the Hub's cache: the link in the snapshot and the blob that it points to.
+
+    One that is what the Hub announced stays, whatever was expected of it: another program may have fetched it.
+    """
+    if _is_intact(path, digest, None):
+        return
     blob = path.resolve()
     with suppress(OSError):  # where it can't be removed, it is just not used
         path.unlink(missing_ok=True)
@@ -420,7 +424,8 @@ def _cached_isnet() -> tuple[Path, str] | None:
         digest = sha256(path)
         if path.stem == f"{ISNET}-{digest}":
             return path, digest
-        _discard(path)
+        with suppress(OSError):
+            path.unlink()
     return None
 
 

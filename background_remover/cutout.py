@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -103,8 +104,11 @@ class Cutout:
 
     def _through(self, frame: Frame) -> Cutout:
         foreground, alpha = frame.subject(self.foreground, self.alpha)
-        own = None if self.photo.alpha is None else frame.subject(self.photo.rgb, self.photo.alpha)[1]
-        return Cutout(Photo(frame.photo(self.photo.opaque()), own, self.photo.icc), alpha, foreground)
+        if self.photo.alpha is None:
+            photo = Photo(frame.photo(self.photo.rgb), icc=self.photo.icc)
+        else:  # where the photo ends its alpha goes on as its colours do, so that no grey comes into a blur
+            photo = Photo(*frame.subject(self.photo.rgb, self.photo.alpha, cv2.BORDER_REPLICATE), icc=self.photo.icc)
+        return Cutout(photo, alpha, foreground)
 
     def composite(self, background: Background = "white", blur: float = BLUR) -> Image.Image:
         """The subject on a background, mode RGB.

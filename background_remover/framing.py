@@ -68,10 +68,11 @@ class Frame:
         """What it shows of a photo, whose outermost pixels go on where it ends."""
         return self._bordered(self._scaled(rgb[self.rows, self.columns]), cv2.BORDER_REPLICATE)
 
-    def subject(self, rgb: Pixels, alpha: Pixels) -> tuple[Pixels, Pixels]:
+    def subject(self, rgb: Pixels, alpha: Pixels, beyond: int = cv2.BORDER_CONSTANT) -> tuple[Pixels, Pixels]:
         """Colours and alpha of what it shows, both straight; the colours are averaged as alpha weighs them.
 
-        Enlarged, neither leaves the range of its neighbours, so that what is solid stays so and nothing rings.
+        Alpha is 0 beyond the photo, or what OpenCV's border `beyond` makes it. Enlarged, neither leaves the range of its
+        neighbours, so that what is solid stays so and nothing rings.
         """
         rgb, alpha = rgb[self.rows, self.columns], alpha[self.rows, self.columns]
         if self.inner != alpha.shape[::-1]:
@@ -79,7 +80,7 @@ class Frame:
             weight = self._scaled(alpha.astype(np.uint16) * 255)
             straight = weighted * np.float32(255) / np.maximum(weight, 1)[..., np.newaxis]
             rgb, alpha = self._limited(straight, rgb, alpha > 0), self._limited(weight / np.float32(255), alpha)
-        return self._bordered(rgb, cv2.BORDER_REPLICATE), self._bordered(alpha, cv2.BORDER_CONSTANT)
+        return self._bordered(rgb, cv2.BORDER_REPLICATE), self._bordered(alpha, beyond)
 
     def _scaled(self, pixels: NDArray[Any]) -> NDArray[Any]:
         if self.inner == (pixels.shape[1], pixels.shape[0]):

@@ -327,6 +327,23 @@ def test_what_was_transparent_in_the_photo_stays_so_through_frames_and_strokes()
         assert (touched.alpha <= framed.photo.alpha).all()
 
 
+def test_a_framed_photo_of_partial_alpha_looks_as_it_did_and_goes_on_where_it_ends():
+    """Composited over grey once and not twice, and beyond its edge no greyer than at it."""
+    rgb = np.full((100, 120, 3), (200, 40, 40), np.uint8)
+    own = np.full((100, 120), 128, np.uint8)
+    subject = np.zeros((100, 120), np.uint8)
+    subject[70:, 40:80] = 128
+    cutout = Cutout(Photo(rgb, own), subject, rgb)
+    seen = cutout.photo.opaque()[0, 0].astype(int)
+    for framed in (
+        cutout.framed(0.5),
+        cutout.framed(0.5, (50, 50)),
+        cutout.framed(0.5, (300, 300)),
+        cutout.preview(60),
+    ):
+        assert np.abs(framed.photo.opaque().astype(int) - seen).max() <= 1
+
+
 def test_what_a_finish_does_not_use_need_not_make_sense():
     Finish(blur=7, margin=None).check()
     Finish(background="no-such-colour", background_image=PHOTO).check()

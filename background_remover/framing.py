@@ -71,8 +71,8 @@ class Frame:
     def subject(self, rgb: Pixels, alpha: Pixels, beyond: int = cv2.BORDER_CONSTANT) -> tuple[Pixels, Pixels]:
         """Colours and alpha of what it shows, both straight; the colours are averaged as alpha weighs them.
 
-        Alpha is 0 beyond the photo, or what OpenCV's border `beyond` makes it. Enlarged, neither leaves the range of its
-        neighbours, so that what is solid stays so and nothing rings.
+        Alpha is 0 beyond the photo, or what OpenCV's border `beyond` makes it. Enlarged, neither leaves the range of
+        its neighbours, so that what is solid stays so and nothing rings.
         """
         rgb, alpha = rgb[self.rows, self.columns], alpha[self.rows, self.columns]
         if self.inner != alpha.shape[::-1]:

@@ -6,24 +6,28 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read at Gradio's import; no request leaves the machine
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # it remembers so many calls
 
 import spaces  # before torch, which it patches on a ZeroGPU Space  # isort: skip
 from background_remover.page.files import SettingError, Upload, choose_folder, file_store, write_zip  # isort: skip
 
 choose_folder()  # before Gradio's components, which ask for it
 
-import functools
 import html
 import inspect
 import logging
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.data_classes import FileData
+from starlette.middleware import Middleware
 
 import background_remover
 from background_remover import BackgroundRemover, Cutout, EngineError, Finish, PhotoError, WeightsError
@@ -31,16 +35,9 @@ from background_remover.compositing import BLUR
 from background_remover.encoding import save_pixels
 from background_remover.framing import MARGIN
 from background_remover.page import gradio_overrides
-from background_remover.page.components import (
-    THEME,
-    by_name,
-    folder_input,
-    photo_input,
-    photos_input,
-    picture,
-    plainly,
-    status_line,
-)
+from background_remover.page.blocks import CheckedBlocks
+from background_remover.page.bodies import MAX_BYTES, MAX_FILES
+from background_remover.page.components import THEME, folder_input, photo_input, photos_input, picture, status_line
 from background_remover.page.controls import (
     PRIVATE,
     QUIET,
@@ -49,8 +46,22 @@ from background_remover.page.controls import (
     frame_controls,
     read_controls,
 )
+from background_remover.page.guard import Guard
+from background_remover.page.recent import Pair, RecentCutouts
+from background_remover.page.requests import by_name, plainly
 from background_remover.page.strokes import Stroke, paint, read_strokes
-from background_remover.photos import MAX_BYTES, Pixels
+from background_remover.page.turns import (
+    BatchTurns,
+    check_finish,
+    check_wanted,
+    decoder,
+    edit_turn,
+    open_upload,
+    scheduler,
+    turn,
+)
+from background_remover.photos import Pixels
+from background_remover.scheduler import Kind
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 for chatty in ("httpx", "mcp"):
@@ -59,7 +70,8 @@ for chatty in ("httpx", "mcp"):
 background_remover.keep_freed_memory()
 try:
     file_store()
-    remover = BackgroundRemover.from_pretrained(on_device=spaces.GPU(duration=10))
+    decoder()
+    remover = BackgroundRemover.from_pretrained(on_device=spaces.GPU(duration=10), between_steps=check_wanted)
 except (SettingError, WeightsError, EngineError) as error:
     raise SystemExit(str(error)) from None
 
@@ -69,7 +81,9 @@ ASSETS = PACKAGE / "page"
 PHOTOS = next(filter(Path.is_dir, (PACKAGE / "examples", Path(__file__).parent / "examples")), PACKAGE)
 EXAMPLES = file_store().add_examples(sorted(PHOTOS.glob("*.[jp][pn]g")))
 EXTENSIONS = ["png", "webp", "jpg"]
-MAX_PHOTOS = 100  # in one batch
+MAX_EVENTS = 128  # calls that Gradio holds at once: more than `scheduler` admits, so that it is what refuses
+MAX_SESSIONS = 1000  # visitors whose photo at hand is remembered; each takes some 100 kB
+ENDING = 10.0  # seconds that work in hand has when the server is told to end
 
 ABOUT = " · ".join(
     (
@@ -85,7 +99,7 @@ ABOUT = " · ".join(
 # What Gradio's documentation and the tools of `mcp_tools` say of a parameter, in every endpoint that has it.
 PARAMETERS = {
     "image": "the photo; for /edit without a matte, a cutout with transparency as /cutout gives it.",
-    "photos": f"the photos, up to {MAX_PHOTOS}; if one can't be read, the report says why and the others go on.",
+    "photos": f"the photos, up to {MAX_FILES}; if one can't be read, the report says why and the others go on.",
     "matte": "what /matte gave for the photo; leave it out for a cutout.",
     "refine": "whether the edges follow the photo's own hair and fur; this takes about twice the time.",
     "background": '"transparent", "blur" (the photo\'s own background, blurred) or a CSS colour such as "#ffffff".',
@@ -100,26 +114,23 @@ PARAMETERS = {
 }
 
 
-def endpoint(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler of the API: with errors in one sentence, and its parameters described as Gradio reads it."""
-    lines = [f"    {name}: {PARAMETERS[name]}" for name in inspect.signature(handler).parameters]
-    handler.__doc__ = "\n".join([inspect.getdoc(handler) or "", "", "Args:", *lines])
-    return plainly(handler)
+def endpoint(kind: Kind) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A handler of the API: a job of that kind, its parameters described as Gradio reads it."""
 
+    def describe(handler: Callable[..., Any]) -> Callable[..., Any]:
+        lines = [f"    {name}: {PARAMETERS[name]}" for name in inspect.signature(handler).parameters]
+        handler.__doc__ = "\n".join([inspect.getdoc(handler) or "", "", "Args:", *lines])
+        return plainly(kind)(handler)
 
-def cut_out(photo: Upload | None, refine: bool = False) -> Cutout:
-    """The network's work. Raises PhotoError if there is no photo."""
-    if photo is None:
-        raise PhotoError("There is no photo yet: choose one first.")
-    return remover(photo, refine=refine)
+    return describe
 
 
 def check_count(photos: list[str] | None) -> list[str]:
     """The photos of a batch. Raises PhotoError if they are none or too many."""
     if not photos:
         raise PhotoError("There are no photos yet: choose some first.")
-    if len(photos) > MAX_PHOTOS:
-        raise PhotoError(f"These are more than {MAX_PHOTOS} photos: send them in several batches.")
+    if len(photos) > MAX_FILES:
+        raise PhotoError(f"These are more than {MAX_FILES} photos: send them in several batches.")
     return photos
 
 
@@ -137,41 +148,43 @@ def save_cutout(cutout: Cutout, photo: Upload, finish: Finish) -> str:
     return path
 
 
-@endpoint
+@endpoint("photo")
 def predict(image: Upload) -> str:
     """Cut the subject out of a photo: a PNG with a transparent background, at the photo's size."""
-    return save_cutout(cut_out(image), image, Finish())
+    with turn(image) as opened:
+        return save_cutout(remover(opened.photo), image, Finish())
 
 
-@endpoint
+@endpoint("photo")
 def remove_background(
     image: Upload, background: str = "transparent", background_image: Upload | None = None
 ) -> tuple[str, str]:
     """The matte of a photo and its subject on a background, both as PNGs at the photo's size."""
     finish = Finish(background, background_image)
-    finish.check()
-    result = cut_out(image)
-    return save_matte(result, image), save_cutout(result, image, finish)
+    with turn(image, backdrop=check_finish(finish)) as opened:
+        result = remover(opened.photo)
+        return save_matte(result, image), save_cutout(result, image, replace(finish, background_image=opened.backdrop))
 
 
-@endpoint
+@endpoint("photo")
 def cutout(image: Upload, background: str = "transparent", background_image: Upload | None = None) -> str:
     """Remove the background of a photo: its subject on transparency or on another background, as one PNG."""
     finish = Finish(background, background_image)
-    finish.check()
-    return save_cutout(cut_out(image), image, finish)
+    with turn(image, backdrop=check_finish(finish)) as opened:
+        return save_cutout(remover(opened.photo), image, replace(finish, background_image=opened.backdrop))
 
 
-@endpoint
+@endpoint("photo")
 def matte(image: Upload, refine: bool = True) -> str:
     """The alpha matte of a photo, as a grey PNG at the photo's size: 255 is subject, 0 background, the rest partial.
 
     Without `refine` it is the matte that /cutout uses.
     """
-    return save_matte(cut_out(image, refine), image)
+    with turn(image) as opened:
+        return save_matte(remover(opened.photo, refine=refine), image)
 
 
-@endpoint
+@endpoint("edit")
 def edit(
     image: Upload,
     matte: Upload | None = None,
@@ -186,14 +199,14 @@ def edit(
     quality: int | None = None,
 ) -> str:
     """Change an earlier cutout, without running the network again: its background, crop, size and format."""
-    if image is None:
-        raise PhotoError("There is no picture yet: choose one first.")
     finish = Finish(background, background_image, blur, crop, margin, width, height, format, quality)
-    finish.check()
-    return save_cutout(Cutout.open(image, matte), image, finish)
+    with turn(image, matte, check_finish(finish)) as opened:
+        return save_cutout(
+            Cutout.open(opened.photo, opened.matte), image, replace(finish, background_image=opened.backdrop)
+        )
 
 
-@endpoint
+@endpoint("batch")
 def batch(
     photos: list[str],
     refine: bool = True,
@@ -212,12 +225,11 @@ def batch(
     The report grows as photos finish; the zip, which is null if no photo could be cut out, comes last.
     """
     check_count(photos)
-    finish = Finish(background, background_image, blur, crop, margin, width, height, format, quality)
-    finish.check()  # what can't be asked for is told at once
+    turns = BatchTurns(Finish(background, background_image, blur, crop, margin, width, height, format, quality))
     folder = file_store().new_folder()
     report: list[dict[str, str | None]] = []
     try:
-        for outcome in remover.each(photos, folder, finish.save, finish.suffix, refine=refine):
+        for outcome in remover.each(photos, folder, turns.save, turns.finish.suffix, turns.open, refine=refine):
             file = outcome.path.name if outcome.path else None
             report.append({"name": outcome.name, "file": file, "reason": outcome.reason or None})
             yield None, report
@@ -250,17 +262,26 @@ def read_brush(value: Any) -> tuple[Stroke, ...]:
     return read_strokes(value.get("strokes", []) if isinstance(value, dict) else [])
 
 
-@functools.lru_cache(maxsize=4)
-def open_cutout(photo: str, matte: str, refine: bool, strokes: tuple[Stroke, ...]) -> tuple[Cutout, Cutout]:
-    """The cutout of a photo and its matte, ready for any finish, at full size and as a preview."""
-    if strokes:
-        cutout, _ = open_cutout(photo, matte, refine, ())
-        cutout = cutout.touched_up(*paint(strokes, cutout.photo.shape))
-    elif Path(photo).is_file() and Path(matte).is_file():
-        cutout = Cutout.open(photo, matte, refine=refine)
-    else:
-        raise PhotoError("This photo has since been deleted here: choose it again.")
-    return cutout, cutout.preview(PREVIEW)
+recent = RecentCutouts()
+
+
+def open_cutout(work: Work, refine: bool, strokes: tuple[Stroke, ...], rough: Cutout | None = None) -> Pair:
+    """The cutout of a photo and its matte, ready for any finish, at full size and as a preview; within a turn.
+
+    `rough` is the photo with its matte, where they are at hand.
+    """
+
+    def make() -> Pair:
+        if strokes:
+            cutout, _ = open_cutout(work, refine, ())
+            cutout = cutout.touched_up(*paint(strokes, cutout.photo.shape))
+        elif rough:
+            cutout = Cutout.from_matte(rough.photo, rough.alpha, refine=refine)
+        else:
+            cutout = Cutout.open(open_upload(work.photo), open_upload(work.matte), refine=refine)
+        return cutout, cutout.preview(PREVIEW)
+
+    return recent.get((work.photo, work.matte, refine, strokes), make)
 
 
 def save_preview(pixels: Pixels, photo: Upload, what: str, icc: bytes | None = None) -> str:
@@ -302,7 +323,7 @@ def status_text(text: str, bad: bool = False) -> str:
     return f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>"
 
 
-@plainly
+@plainly("photo")
 def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: Any) -> dict[str, Any]:
     """A new photo: the only handler here that runs the network."""
     if photo is None:
@@ -311,18 +332,18 @@ def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: A
         return {}
     start = time.perf_counter()
     try:
-        if isinstance(photo, bytes):
-            raise PhotoError("Choose the photo as a file: the page works only with files.")
-        rough = remover(photo, foreground=False)
-        small = rough.preview(PREVIEW).photo
-        preview = save_preview(small.opaque(), photo, "preview", small.icc)
-        work = Work(photo, save_matte(rough, photo), preview)
-        cutouts = open_cutout(photo, work.matte, refine, ())
+        with turn(photo) as opened:
+            rough = remover(opened.photo, foreground=False)
+            small = rough.preview(PREVIEW).photo
+            preview = save_preview(small.opaque(), photo, "preview", small.icc)
+            work = Work(photo, save_matte(rough, photo), preview)
+            cutouts = open_cutout(work, refine, (), rough)
+            shown = show_matte(work, cutouts) | ({} if Path(photo).suffix.lower() in SHOWN else {"photo": preview})
     except PhotoError as error:  # not raised, so that the last photo's pictures leave the page
         return show_nothing(status_text(str(error), bad=True))
-    shown = show_matte(work, cutouts) | ({} if Path(photo).suffix.lower() in SHOWN else {"photo": preview})
     try:
-        shown |= show_result(work, cutouts, read_controls(*controls))
+        with edit_turn(work.photo, work.matte, read_controls(*controls)) as finish:
+            shown |= show_result(work, cutouts, finish)
     except PhotoError as error:  # a control can't be as it is; the photo stays, and takes the next change
         return show_nothing(status_text(str(error), bad=True)) | {"work": work} | shown
     seconds = time.perf_counter() - start
@@ -333,47 +354,50 @@ def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: A
     return {"work": work, "status": status_text(text, bad=not rough.found)} | shown
 
 
-@plainly
+@plainly("edit")
 def on_touch(work: Work | None, refine: bool, brush: Any, *controls: Any) -> dict[str, Any]:
     """Another matte: refined or not, and with what the brush brought back or removed."""
     if work is None:
         return {}
     strokes = read_brush(brush)
-    cutouts = open_cutout(work.photo, work.matte, refine, strokes)
-    return show_matte(work, cutouts, len(strokes)) | show_result(work, cutouts, read_controls(*controls))
+    with edit_turn(work.photo, work.matte, read_controls(*controls)) as finish:
+        cutouts = open_cutout(work, refine, strokes)
+        return show_matte(work, cutouts, len(strokes)) | show_result(work, cutouts, finish)
 
 
-@plainly
+@plainly("edit")
 def on_finish(work: Work | None, refine: bool, brush: Any, *controls: Any) -> dict[str, Any]:
     """Another background, frame or format for the matte at hand."""
     if work is None:
         return {}
-    cutouts = open_cutout(work.photo, work.matte, refine, read_brush(brush))
-    return show_result(work, cutouts, read_controls(*controls))
+    strokes = read_brush(brush)
+    with edit_turn(work.photo, work.matte, read_controls(*controls)) as finish:
+        return show_result(work, open_cutout(work, refine, strokes), finish)
 
 
-@plainly
+@plainly("batch")
 def on_photos(photos: list[str] | None, *controls: Any) -> Iterator[dict[str, Any]]:
     """Several photos, one after the other; what is done so far is shown, and kept."""
     photos = check_count(photos)
-    finish, folder, start = read_controls(*controls), file_store().new_folder(), time.perf_counter()
-    finish.check()  # what can't be made is told at once
+    turns = BatchTurns(read_controls(*controls))  # what can't be made is told at once
+    folder, start = file_store().new_folder(), time.perf_counter()
     finished: list[str] = []
     shown: list[tuple[str, str]] = []
     failed: list[str] = []
 
     def save(cutout: Cutout, path: Path) -> None:
-        framed = finish.frame(cutout)
-        finish.write(framed, path)
+        framed = turns.finish.frame(cutout)
+        turns.finish.write(framed, path)
         small = framed.preview(THUMBNAIL)
-        shown.append((save_preview(finish.pixels(small), str(path), "small", small.photo.icc), path.name))
+        shown.append((save_preview(turns.finish.pixels(small), str(path), "small", small.photo.icc), path.name))
 
     def show(done: int) -> dict[str, Any]:
         text = progress_text(done, len(photos), time.perf_counter() - start, failed)
         return {"finished": list(finished), "batch-status": text, "gallery": list(shown)}
 
     yield show(0) | {"zip": gr.update(interactive=False)} | show_running(True)
-    for done, outcome in enumerate(remover.each(photos, folder, save, finish.suffix, refine=True), 1):
+    each = remover.each(photos, folder, save, turns.finish.suffix, turns.open, refine=True)
+    for done, outcome in enumerate(each, 1):
         if outcome.path:
             finished.append(str(outcome.path))
         if outcome.reason:
@@ -381,7 +405,7 @@ def on_photos(photos: list[str] | None, *controls: Any) -> Iterator[dict[str, An
         yield show(done)
 
 
-@plainly
+@plainly("edit")
 def on_photos_done(finished: list[str] | None) -> dict[str, Any]:
     """What is done, as one zip; after the last photo as well as after a stop."""
     if not finished:
@@ -407,8 +431,7 @@ def progress_text(done: int, count: int, seconds: float, failed: list[str]) -> s
 
 # --- the layout; an elem_id is a promise too, since people script the page --------------------------------
 
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
-EDITS: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 2, "concurrency_id": "edit"}
+AT_ONCE: dict[str, Any] = {"concurrency_limit": None}  # whose turn it is is ours to say, see `scheduler`
 TOUCH_UP = {part: (ASSETS / f"touchup.{part}").read_text() for part in ("html", "css", "js")}
 
 
@@ -438,13 +461,12 @@ def build_api() -> None:
         report = gr.JSON(label="report")
         call = gr.Button()
     on_background: list[Any] = [image, background, background_image]
-    call.click(predict, [image], [cutout_out], api_name="predict", **ONE_AT_A_TIME)
-    call.click(remove_background, on_background, [matte_out, cutout_out], api_name="remove_background", **ONE_AT_A_TIME)
-    call.click(cutout, on_background, [cutout_out], api_name="cutout", **ONE_AT_A_TIME)
-    call.click(matte, [image, refine], [matte_out], api_name="matte", **ONE_AT_A_TIME)
-    call.click(edit, [image, matte_in, *finish], [cutout_out], api_name="edit", concurrency_limit=2)
-    # A batch does not hold the model's slot: the engine's lock lets single photos in between two of its own.
-    call.click(batch, [photos, refine, *finish], [archive, report], api_name="batch", concurrency_limit=1)
+    call.click(predict, [image], [cutout_out], api_name="predict", **AT_ONCE)
+    call.click(remove_background, on_background, [matte_out, cutout_out], api_name="remove_background", **AT_ONCE)
+    call.click(cutout, on_background, [cutout_out], api_name="cutout", **AT_ONCE)
+    call.click(matte, [image, refine], [matte_out], api_name="matte", **AT_ONCE)
+    call.click(edit, [image, matte_in, *finish], [cutout_out], api_name="edit", **AT_ONCE)
+    call.click(batch, [photos, refine, *finish], [archive, report], api_name="batch", **AT_ONCE)
 
 
 def build_one() -> None:
@@ -495,7 +517,7 @@ def build_one() -> None:
         list(everything.values()),
         show_progress_on=[matte, cutout],
         **PRIVATE,
-        **ONE_AT_A_TIME,
+        **AT_ONCE,
     )
     gr.on(
         [touchup.input, refine.input],
@@ -504,7 +526,8 @@ def build_one() -> None:
         list(mattes.values()),
         show_progress_on=[matte, cutout],
         **PRIVATE,
-        **EDITS,
+        trigger_mode="always_last",
+        **AT_ONCE,
     )
     gr.on(
         [control.change for control in controls],
@@ -513,7 +536,8 @@ def build_one() -> None:
         list(result.values()),
         show_progress_on=[cutout],
         **PRIVATE,
-        **EDITS,
+        trigger_mode="always_last",
+        **AT_ONCE,
     )
 
 
@@ -550,17 +574,16 @@ def build_several() -> None:
         by_name(on_photos, everything),
         [photos, *controls],
         list(everything.values()),
-        concurrency_limit=1,
-        concurrency_id="batch",
         show_progress="hidden",
         **PRIVATE,
+        **AT_ONCE,
     )
     done: dict[str, Any] = {"fn": by_name(on_photos_done, ends), "inputs": [finished], "outputs": list(ends.values())}
-    run.then(**done, **PRIVATE)
-    stop.click(None, cancels=[run], **PRIVATE).then(**done, **PRIVATE)
+    run.then(**done, **PRIVATE, **AT_ONCE)
+    stop.click(None, cancels=[run], **PRIVATE).then(**done, **PRIVATE, **AT_ONCE)
 
 
-with gr.Blocks(title="Background remover", analytics_enabled=False) as demo:
+with CheckedBlocks(title="Background remover", analytics_enabled=False) as demo:
     build_api()
     gr.Markdown(
         "# Background remover\nDrop a photo: its subject comes back on a transparent background, at full size.",
@@ -573,20 +596,38 @@ with gr.Blocks(title="Background remover", analytics_enabled=False) as demo:
             build_several()
     gr.Markdown(ABOUT, elem_id="about")
 
-demo.queue(api_open=False, max_size=64)
+demo.queue(api_open=False, max_size=MAX_EVENTS)
 gradio_overrides.install()
 file_store().keep_sweeping()
 
-if __name__ == "__main__":
+
+def serve() -> None:
+    """The page and the API, until this process is told to end: then no new work, and a while for what is in hand."""
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
     demo.launch(
         css_paths=ASSETS / "style.css",
         js=(ASSETS / "labels.js").read_text(),
         theme=THEME,
+        app_kwargs={"middleware": [Middleware(Guard)]},
         enable_monitoring=False,
         footer_links=["api"],
         max_file_size=MAX_BYTES,
+        max_threads=MAX_EVENTS,
         mcp_server=True,
+        prevent_thread_lock=True,
         run_history=False,
         show_error=False,
         ssr_mode=False,
+        state_session_capacity=MAX_SESSIONS,
     )
+    while not told.wait(1):
+        pass
+    scheduler().close(ENDING)
+    demo.close()
+    decoder().close()
+
+
+if __name__ == "__main__":
+    serve()

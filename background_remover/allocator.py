@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     then share one arena, else each thread that ever ran a forward would keep a gigabyte of its own. It holds for
     everything in the process and can't be undone. A no-op with another C library.
     """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+    if not _has_glibc():
         return
     m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8  # from malloc.h
     mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -22,3 +22,13 @@ def keep_freed_memory() -> None:
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, 2**31 - 1)
     mallopt(m_top_pad, 64 << 20)
+
+
+def trim_memory() -> None:
+    """Give what is free back all the same, as after a photo far above the usual size; a no-op elsewhere."""
+    if _has_glibc():
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _has_glibc() -> bool:
+    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"

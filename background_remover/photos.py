@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import pillow_heif
@@ -20,7 +20,7 @@ from background_remover.compositing import composite
 from utilities import PhotoError, as_channels, as_rgb, to_bytes
 
 Pixels = NDArray[np.uint8]
-PhotoSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+PhotoSource = Union[str, os.PathLike[str], bytes, Image.Image, NDArray[Any], "Photo"]
 
 MAX_PIXELS = 89_478_485  # pixels, the number from which Pillow too suspects a decompression bomb
 MAX_BYTES = 200_000_000  # bytes of an encoded file
@@ -62,14 +62,28 @@ class Photo:
         return self.rgb if self.alpha is None else composite(self.rgb, self.alpha, (128, 128, 128))
 
 
-def open_photo(source: PhotoSource) -> Photo:
-    """Decode a path, the bytes of a file, a PIL image or an array (H x W, or H x W x 1 to 4).
+@dataclass(frozen=True)
+class PhotoHeader:
+    size: tuple[int, int]
+    format: str
+    byte_count: int
+
+
+def measure_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> PhotoHeader:
+    with Image.open(source) as image:
+        return PhotoHeader(image.size, image.format, image.width * image.height * 4)
+
+
+def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Photo:
+    """Decode a path, the bytes of a file, a PIL image or an array (H x W, or H x W x 1 to 4); a Photo is one already.
 
     Arrays are grey, grey and alpha, RGB or RGBA, in the ranges of `utilities.to_bytes`. A file says its depth
     itself. Of several frames or pages the first counts.
 
     Raises PhotoError: no such file, not one of FORMATS, damaged, over MAX_BYTES or over MAX_PIXELS.
     """
+    if isinstance(source, Photo):
+        return source
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
@@ -185,3 +199,9 @@ def _from_array(array: NDArray[Any], white: float | None = None) -> Photo:
     pixels = to_bytes(channels, white)
     alpha = np.ascontiguousarray(pixels[..., -1]) if pixels.shape[2] in (2, 4) else None
     return Photo(as_rgb(pixels), None if alpha is None or alpha.min() == 255 else alpha)
+
+
+def read_data_url(text: str) -> bytes:
+    import base64
+
+    return base64.b64decode(text.partition(",")[2])

@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from background_remover import weights as weights_module
 from background_remover.cutout import Cutout
 from background_remover.encoding import safe_stem
 from background_remover.engines import SIDE, Engine, Wrapper
-from background_remover.photos import PhotoSource, open_photo
+from background_remover.photos import Photo, PhotoSource, open_photo
 from background_remover.weights import Weights, build_network
 from utilities import PhotoError, enlarge, shrink
 
@@ -51,14 +52,18 @@ class BackgroundRemover:
         device: str | None = None,
         precision: str | None = None,
         on_device: Wrapper | None = None,
+        between_steps: Callable[[], None] = lambda: None,
     ) -> None:
-        """Put verified weights on a device; see `Engine` for the arguments.
+        """Put verified weights on a device; see `Engine` for the other arguments.
+
+        `between_steps` is called between the steps of the work on a photo, and may raise to end it there.
 
         Raises WeightsError if they don't fit the network, EngineError if this machine can't run it so.
         """
         net = build_network(weights)
         self.weights = replace(weights, state_dict={})  # the network has the tensors now
         self.engine = Engine(net, device, precision, on_device)
+        self._between_steps = between_steps
 
     @classmethod
     def from_pretrained(
@@ -67,6 +72,7 @@ class BackgroundRemover:
         device: str | None = None,
         precision: str | None = None,
         on_device: Wrapper | None = None,
+        between_steps: Callable[[], None] = lambda: None,
     ) -> BackgroundRemover:
         """Load weights: "briaai/RMBG-1.4", "isnet-general-use", another Hub repo id, a file or a folder.
 
@@ -74,7 +80,7 @@ class BackgroundRemover:
         IS-Net's where the Hugging Face Hub can't be reached or refuses. `device` is "cuda", "mps" or "cpu",
         `precision` "fp32", "bf16" or "fp16"; None takes what is quickest here. Raises WeightsError, EngineError.
         """
-        return cls(weights_module.load(source), device, precision, on_device)
+        return cls(weights_module.load(source), device, precision, on_device, between_steps)
 
     def __call__(self, photo: PhotoSource, *, refine: bool = False, foreground: bool = True) -> Cutout:
         """Cut the subject out of a path, bytes, a PIL image, or an array H x W (x 1 to 4).
@@ -85,7 +91,9 @@ class BackgroundRemover:
         Raises PhotoError if that is no photo, see `photos.open_photo`.
         """
         opened = open_photo(photo)
+        self._between_steps()
         (matte,) = self.engine(shrink(opened.opaque(), SIDE)[np.newaxis])
+        self._between_steps()
         if matte.max() < FOUND:
             return Cutout(opened, np.zeros(opened.shape, np.uint8), opened.rgb)
         return Cutout.from_matte(opened, enlarge(matte, opened.shape), refine=refine, foreground=foreground)
@@ -96,12 +104,14 @@ class BackgroundRemover:
         folder: str | os.PathLike[str],
         save: Callable[[Cutout, Path], None],
         suffix: str = ".png",
+        opening: Callable[[Path], AbstractContextManager[Photo]] = lambda path: nullcontext(open_photo(path)),
         **options: bool,
     ) -> Iterator[Outcome]:
         """Cut photos out one after the other, each saved before the next is opened.
 
         `save(cutout, path)` writes the result to a path in `folder` with the photo's name and the `suffix`, made
-        unique, and so that it is none of the photos; the folder is made if need be. `options` are those for one photo.
+        unique, and so that it is none of the photos; the folder is made if need be. `opening(path)` gives the photo and
+        is left when its result is saved. `options` are those for one photo.
         A photo that fails has its reason and stops no other. Whoever no longer asks for the next ends it.
         """
         paths = [Path(photo) for photo in photos]
@@ -117,8 +127,9 @@ class BackgroundRemover:
                 if path.name.lower() not in taken and _identity(path) not in originals
             )
             try:
-                cutout = self(photo, **options)
-                save(cutout, path)
+                with opening(photo) as opened:
+                    cutout = self(opened, **options)
+                    save(cutout, path)
             except PhotoError as error:
                 yield Outcome(photo.name, reason=str(error))
                 continue

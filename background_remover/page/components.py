@@ -1,4 +1,4 @@
-"""Gradio's components made to fit: inputs that open nothing by themselves, and errors in one sentence.
+"""Gradio's components made to fit: inputs that open nothing by themselves.
 
 They are subclasses with `is_template`, so that Gradio's page draws them as what they derive from, the API names them
 so, and a component that Gradio builds anew for a visitor keeps its class. They have no constructor of their own, from
@@ -7,22 +7,14 @@ whose signature Gradio would build them; the functions below make them with what
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import functools
-import inspect
-import logging
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 from gradio.data_classes import ImageData, ListFiles
 
+from background_remover.page.bodies import STORED
 from background_remover.page.files import Upload, file_store
-from utilities import PhotoError
-
-logger = logging.getLogger(__name__)
+from background_remover.page.requests import plain_errors
 
 THEME = gr.themes.Default(
     primary_hue="emerald", secondary_hue="emerald", neutral_hue="zinc", font="system-ui", font_mono="monospace"
@@ -39,55 +31,6 @@ THEME = gr.themes.Default(
 )
 
 
-# --- errors ---
-
-
-@contextlib.contextmanager
-def plain_errors(name: str) -> Iterator[None]:
-    """Tell the visitor what is wrong in one sentence; what is our fault goes to the log alone."""
-    try:
-        yield
-    except PhotoError as error:
-        raise gr.Error(str(error), print_exception=False) from None
-    except Exception:
-        logger.exception("%s failed", name)
-        message = "Something went wrong here: try again, or try another photo."
-        raise gr.Error(message, print_exception=False) from None
-
-
-def plainly(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler, or one that yields, with `plain_errors`; its files stay while it runs."""
-
-    @functools.wraps(handler)
-    def answer(*inputs: Any) -> Any:
-        with plain_errors(handler.__name__), file_store().request(*inputs):
-            return handler(*inputs)
-
-    @functools.wraps(handler)
-    def answer_in_turn(*inputs: Any) -> Any:
-        with plain_errors(handler.__name__), file_store().request(*inputs):
-            yield from handler(*inputs)
-
-    return answer_in_turn if inspect.isgeneratorfunction(handler) else answer
-
-
-def by_name(handler: Callable[..., Any], components: Mapping[str, Component]) -> Callable[..., Any]:
-    """A handler that gives, or yields, values by the names of components; those without one stay as they are."""
-
-    def to_components(values: Mapping[str, Any]) -> Any:
-        return {components[name]: value for name, value in values.items()} or gr.skip()
-
-    @functools.wraps(handler)
-    def answer(*inputs: Any) -> Any:
-        return to_components(handler(*inputs))
-
-    @functools.wraps(handler)
-    def answer_in_turn(*inputs: Any) -> Any:
-        yield from map(to_components, handler(*inputs))
-
-    return answer_in_turn if inspect.isgeneratorfunction(handler) else answer
-
-
 # --- inputs: what a client names is only ever a file that was uploaded, see `FileStore.admit` ---
 
 
@@ -96,17 +39,13 @@ class PhotoInput(gr.Image):
 
     is_template = True
 
-    def preprocess(self, payload: ImageData | None) -> Upload | None:  # type: ignore[override]
-        """The upload's path, or its bytes where a client sent a data: URL."""
+    def preprocess(self, payload: ImageData | None) -> Upload | None:
+        """The upload's path; that of a data: URL is where `bodies` has put it."""
         if payload is None:
             return None
-        if payload.url and payload.url.startswith("data:"):
-            try:
-                return base64.b64decode(payload.url.partition(",")[2], validate=True)
-            except ValueError:
-                return b"not a photo"
+        path = (payload.url or "").removeprefix(STORED) if (payload.url or "").startswith("data:") else payload.path
         with plain_errors("an upload"):
-            return file_store().admit(payload.path) if payload.path else None
+            return file_store().admit(path) if path else None
 
 
 class PhotosInput(gr.File):

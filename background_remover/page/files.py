@@ -28,14 +28,16 @@ logger = logging.getLogger(__name__)
 
 NAME = "background-remover"  # of the folder, so that nothing of others is ever swept
 EXAMPLES = "examples"  # in it: copies of the example photos, which stay
-LIFETIME = 24 * 3600.0  # seconds after its last use for which a file is kept; RMBG_KEEP_SECONDS
+LIFETIME = 3600.0  # seconds after its last use for which a file is kept; RMBG_KEEP_SECONDS
 MAX_DISK = 2000.0  # megabytes, all files together; RMBG_MAX_DISK
+SPARE = 1 / 8  # of the disk's share: kept free before a request, for what it makes
 SWEEPS = 1.0, 600.0  # seconds between two sweeps, at least and at most; half a lifetime otherwise
 LONGEST = 600.0  # seconds after which a request that still runs, or was left, keeps no room for what it makes
 CLOCK_TICK = 0.1  # seconds by which the time of a file can be behind the clock
 
 NOT_HERE = "This file was not uploaded here: send the photo itself."
-Upload = str | bytes  # a path in the folder, or the content of a data: URL
+FULL = "This server's disk is full for now: try again in a few minutes."
+Upload = str  # a path in the folder
 
 
 class SettingError(ValueError):
@@ -83,7 +85,7 @@ class FileStore:
 
     def new_file(self, upload: Upload, what: str, suffix: str = ".png") -> str:
         """A new file's path, named after the upload that it is made of."""
-        stem = safe_stem(upload if isinstance(upload, str) else "photo").removesuffix(f"-{what}")
+        stem = safe_stem(upload).removesuffix(f"-{what}")
         return str(self.new_folder() / f"{stem}-{what}{suffix}")
 
     def add_examples(self, photos: Iterable[Path]) -> list[str]:
@@ -115,18 +117,26 @@ class FileStore:
             for path in used:
                 with suppress(OSError):  # deleted in between
                     os.utime(path)
-            self.sweep(at_most_every=SWEEPS[0])
+            self.sweep(at_most_every=SWEEPS[0], room=self.max_bytes * SPARE)
             yield
         finally:
             with self._lock:
                 del self._requests[token]
 
-    def sweep(self, at_most_every: float = 0.0) -> None:
-        """Delete what is older than the lifetime and, the oldest first, what is too much; nothing that is in use."""
+    def make_room(self, byte_count: int) -> None:
+        """Before an upload of that size. Raises PhotoError if what is in use leaves none."""
+        if self.sweep(room=byte_count) + byte_count > self.max_bytes:
+            raise PhotoError(FULL)
+
+    def sweep(self, at_most_every: float = 0.0, room: float = 0.0) -> int:
+        """Delete what is older than the lifetime and, the oldest first, what is too much; nothing that is in use.
+
+        Too much is what leaves less than `room` bytes. Gives how many bytes are left, 0 if it was done just before.
+        """
         with self._lock:
             now = time.time()
             if now - self._swept < at_most_every:
-                return
+                return 0
             self._swept = now
             in_use = {EXAMPLES}.union(*(names for _, names in self._requests.values()))
             recent = [started for started, _ in self._requests.values() if started > now - LONGEST]
@@ -136,9 +146,10 @@ class FileStore:
                 if entry.path.name in in_use:
                     continue
                 made_by_one = recent and entry.changed >= min(recent)
-                if entry.changed < now - self.lifetime or (total > self.max_bytes and not made_by_one):
+                if entry.changed < now - self.lifetime or (total + room > self.max_bytes and not made_by_one):
                     remove(entry.path)
                     total -= entry.byte_count
+            return total
 
     def keep_sweeping(self) -> None:
         """Sweep now, for what a killed run left, and from time to time, in a thread that ends with the process."""
@@ -225,10 +236,18 @@ def file_store() -> FileStore:
             raise PermissionError("the folder is another user's")
     except OSError as error:
         raise SettingError(f"No files can be kept in '{folder}': set GRADIO_TEMP_DIR to another folder.") from error
-    return FileStore(folder, _number("RMBG_KEEP_SECONDS", LIFETIME), _number("RMBG_MAX_DISK", MAX_DISK) * 1e6)
+    return FileStore(
+        folder, number_setting("RMBG_KEEP_SECONDS", LIFETIME), number_setting("RMBG_MAX_DISK", MAX_DISK) * 1e6
+    )
 
 
-def _number(variable: str, default: float) -> float:
+def read_names(variable: str) -> list[str]:
+    """The names in an environment variable, with commas between them."""
+    return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
+
+
+def number_setting(variable: str, default: float) -> float:
+    """The number in an environment variable. Raises SettingError unless it is above 0."""
     try:
         number = float(os.environ.get(variable) or default)
     except ValueError:

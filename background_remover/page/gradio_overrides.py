@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import gradio.mcp
+import gradio.queueing
 import gradio.route_utils
-import gradio.routes
-import gradio.static_server
-from fastapi import HTTPException
 from gradio import processing_utils
+from starlette.formparsers import MultiPartException
 
 from background_remover.fetch import fetch
+from background_remover.page.bodies import MAX_FILES
 from background_remover.page.mcp_tools import PictureTools
 from utilities import PhotoError
+
+MAX_FIELD = 10_000  # bytes of a field that is no file
 
 
 async def download(url: str, cache_dir: str) -> str:
@@ -38,9 +42,38 @@ class UnguessableUpload(gradio.route_utils.GradioUploadFile):
         self.sha.update(secrets.token_bytes(16))
 
 
-def refuse(*_: Any, **__: Any) -> NoReturn:
-    """In the place of what the page does not need and a stranger could use."""
-    raise HTTPException(404, "Not found")
+class UploadParser(gradio.route_utils.GradioMultiPartParser):
+    """Fewer files, no text in memory, and nothing left of an upload that is cut off."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs | {"max_files": MAX_FILES, "max_fields": 10})
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """A part of a file, or of a field."""
+        if self._current_part.file is not None:
+            super().on_part_data(data, start, end)
+            return
+        if len(self._current_part.data) + end - start > MAX_FIELD:
+            raise MultiPartException("A field is too long: send photos as files.")
+        self._current_part.data += data[start:end]
+
+    async def parse(self) -> Any:
+        """The form."""
+        try:
+            return await super().parse()
+        except BaseException:
+            for file in self._files_to_close_on_error:
+                file.close()
+                with contextlib.suppress(OSError):
+                    Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def plain_payload(error: BaseException | None, show_error: bool) -> dict[str, bool | str | float | None]:
+    """What a client is told of an error: never nothing, and nothing of the server."""
+    if isinstance(error, gr.Error):
+        return gradio.utils.error_payload(error, show_error)
+    return {"error": "Something went wrong here: try again, or try another photo.", "title": "Error", "visible": True}
 
 
 def install() -> None:
@@ -48,11 +81,7 @@ def install() -> None:
     processing_utils.async_ssrf_protected_download = download
     gradio.mcp.GradioMCPServer = PictureTools  # type: ignore[misc]
     gradio.route_utils.GradioUploadFile = UnguessableUpload  # type: ignore[misc]
-    # /process_recording has ffmpeg read what a playlist names, and /component_server leaves files in no folder of ours;
-    # /upload has a parser of its own, in route_utils.
-    gradio.routes.GradioMultiPartParser = refuse  # type: ignore[assignment, attr-defined]
-    # /file=http://... fetches for anybody, from networks that `fetch` refuses.
-    gradio.routes.secure_url_stream_response = refuse  # type: ignore[attr-defined]
-    gradio.static_server.secure_url_stream_response = refuse  # type: ignore[attr-defined]
-    # /deep_link stores visitors' values for as long as anybody makes new links.
-    gradio.route_utils.create_url_safe_hash = refuse
+    gradio.route_utils.GradioMultiPartParser = UploadParser  # type: ignore[misc]
+    gradio.queueing.error_payload = plain_payload  # type: ignore[attr-defined]
+    # It reads all events into a table of pandas whenever one fails, for a page of statistics that is switched off.
+    gradio.queueing.Queue.compute_analytics_summary = lambda *_: {}  # type: ignore[method-assign]

@@ -1,0 +1,77 @@
+"""Gradio's `Blocks`, which checks what a call gives before any component reads it, so that it can say what is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from background_remover.page.components import PhotoInput, PhotosInput
+from background_remover.page.files import NOT_HERE
+
+UNREADABLE = "What was sent can't be read: see the API's description for its parameters."
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_file(value: Any) -> bool:
+    """Whether it names a file as Gradio does."""
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(name), str | None) for name in ("path", "url", "orig_name", "mime_type"))
+        and bool(value.get("path") or value.get("url"))
+    )
+
+
+def is_choice(block: gr.Dropdown, value: Any) -> bool:
+    return isinstance(value, str) and value in [choice for _, choice in block.choices]
+
+
+# For each component of an endpoint: whether a value is one of it, and how that is called.
+KINDS: dict[type, tuple[Callable[[Any, Any], bool], str]] = {
+    PhotoInput: (lambda _, value: is_file(value), "a file: upload it first, or give a URL"),
+    PhotosInput: (
+        lambda _, value: isinstance(value, list) and all(map(is_file, value)),
+        "a list of files: upload them first",
+    ),
+    gr.Number: (lambda _, value: is_number(value), "a number"),
+    gr.Checkbox: (lambda _, value: isinstance(value, bool), "true or false"),
+    gr.Textbox: (lambda _, value: isinstance(value, str), "a text"),
+    gr.Dropdown: (is_choice, "one of its choices"),
+}
+
+
+def check_parameters(name: str, blocks: list[Any], values: list[Any]) -> None:
+    """Raises gr.Error, which names the parameter, if there are too few or many or one is none of its kind (null leaves one out)."""
+    labels = [str(block.label) for block in blocks]
+    if len(values) != len(blocks):
+        sentence = f"'{name}' takes {len(blocks)} parameters, {', '.join(labels)}: give a value for each."
+        raise gr.Error(sentence, print_exception=False)
+    for block, label, value in zip(blocks, labels, values, strict=True):
+        fits, what = KINDS.get(type(block), (lambda *_: True, ""))
+        if value is not None and not fits(block, value):
+            raise gr.Error(f"The parameter '{label}' is {what}.", print_exception=False)
+
+
+class CheckedBlocks(gr.Blocks):
+    """The page, whose endpoints say in one sentence which parameter is wrong."""
+
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
+    ) -> list[Any]:
+        """The handler's arguments."""
+        if block_fn.api_visibility == "public":
+            check_parameters(block_fn.api_name, block_fn.inputs, inputs)
+        try:
+            arguments: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
+            return arguments
+        except gr.Error:
+            raise
+        except gr.exceptions.InvalidPathError:
+            raise gr.Error(NOT_HERE, print_exception=False) from None
+        except Exception:
+            raise gr.Error(UNREADABLE, print_exception=False) from None

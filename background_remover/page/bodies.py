@@ -1,0 +1,199 @@
+"""What a request may carry: how much, told before it is read, and where it is kept meanwhile.
+
+A photo in JSON, as a data: URL, is put into a file before Gradio sees it, so that no large text is ever parsed, copied
+or kept in a queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import mmap
+import re
+import tempfile
+from collections.abc import Iterator
+from typing import IO
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from background_remover.page.files import file_store
+from background_remover.photos import read_data_url
+from utilities import PhotoError
+
+MAX_BYTES = 100_000_000  # of a photo's file
+MAX_FILES = 100  # of a request
+MAX_UPLOAD = 500_000_000  # bytes of all files of a request
+MAX_JSON = MAX_BYTES * 4 // 3 + 4_000_000  # a photo as a data: URL, and the rest
+MAX_REST = 4_000_000  # bytes of JSON without its data: URLs: 50,000 points of a brush take about two
+IN_MEMORY = 1 << 20  # bytes of a body that is looked through as it is; a longer one lies on the disk meanwhile
+SECONDS = 60.0  # in which JSON has to arrive
+DRAIN = 2.0  # seconds for which a body that is refused is read on, so that its sender can read the answer
+CHUNK = 1 << 20  # characters of a data: URL that are read at a time
+MAX_HEAD = 256  # characters of a data: URL before its comma
+MAX_ODD = 20_000_000  # characters of a data: URL that is read all at once, being spelled in a rare way
+MAX_ESCAPED = 10_000  # quotation marks within it
+STORED = "data:,stored:"  # before the path of the file that a data: URL has become
+
+TOO_LARGE = "This is more than can be sent at once: photos may have {0} MB each, {1} MB together."
+UNREADABLE = "This data: URL can't be read: send the photo as a file."
+TOO_SLOW = "This did not arrive in time: send it again."
+
+
+class RefusedError(Exception):
+    """A request that gets no further. One sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say so; as text where Gradio's page shows that, else as JSON in Gradio's words."""
+        if scope["path"].startswith("/gradio_api/upload"):
+            response: Response = PlainTextResponse(self.sentence, self.status)
+        else:
+            response = JSONResponse({"detail": self.sentence, "error": self.sentence}, self.status)
+        response.headers["Connection"] = "close"
+        await send({"type": "http.response.start", "status": self.status, "headers": response.raw_headers})
+        await send({"type": "http.response.body", "body": response.body, "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body", "body": b""})
+
+
+def too_large() -> RefusedError:
+    return RefusedError(413, TOO_LARGE.format(MAX_BYTES // 1_000_000, MAX_UPLOAD // 1_000_000))
+
+
+async def admit_body(scope: Scope, receive: Receive) -> Receive:
+    """What gives the app the body, within its limits. Raises RefusedError, also later, when that gives more."""
+    if scope["method"] != "POST":
+        return receive
+    headers = Headers(scope=scope)
+    is_upload = scope["path"].startswith("/gradio_api/upload")
+    most = MAX_UPLOAD if is_upload else MAX_JSON
+    told = headers.get("content-length", "")
+    if told.isdigit() and int(told) > most:
+        raise too_large()
+    if is_upload:
+        with refusing(507):
+            await asyncio.to_thread(file_store().make_room, int(told) if told.isdigit() else most)
+        return counted(receive, most)
+    body = await read_json(counted(receive, most))
+    scope["headers"] = [
+        (name, str(len(body)).encode() if name == b"content-length" else value) for name, value in scope["headers"]
+    ]
+    return given(body, receive)
+
+
+def counted(receive: Receive, most: int) -> Receive:
+    """The same, which raises RefusedError after `most` bytes."""
+    count = 0
+
+    async def receive_counted() -> Message:
+        nonlocal count
+        message = await receive()
+        count += len(message.get("body", b""))
+        if count > most:
+            raise too_large()
+        return message
+
+    return receive_counted
+
+
+def given(body: bytes, receive: Receive) -> Receive:
+    """A body that has been read already, and what comes after it."""
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive_given() -> Message:
+        return next(messages, None) or await receive()
+
+    return receive_given
+
+
+async def read_json(receive: Receive) -> bytes:
+    """The body, its data: URLs in files. Raises RefusedError."""
+    with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(file_store().folder)) as file:
+        try:
+            async with asyncio.timeout(SECONDS):
+                while True:
+                    message = await receive()
+                    file.write(message.get("body", b""))
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            raise RefusedError(408, TOO_SLOW) from None
+        size = file.tell()
+        if size == 0:
+            return b""
+        with refusing(422):
+            return await asyncio.to_thread(store_data_urls, file, size)
+
+
+@contextlib.contextmanager
+def refusing(status: int) -> Iterator[None]:
+    """A PhotoError as what refuses the request."""
+    try:
+        yield
+    except PhotoError as error:
+        raise RefusedError(status, str(error)) from None
+
+
+def store_data_urls(file: IO[bytes], size: int) -> bytes:
+    """JSON with each data: URL of some length replaced by STORED and the path of a file with what it holds.
+
+    Raises PhotoError for more than MAX_BYTES in one, and RefusedError for more than MAX_REST besides.
+    """
+    file.seek(0)
+    text = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size > IN_MEMORY else file.read()
+    parts, rest, done = [], 0, 0
+    while (start := text.find(b'"data:', done)) >= 0:
+        end = end_of_string(text, start)
+        parts += [text[done:start], b'"', store(text, start + 1, end), b'"']
+        rest += start - done
+        if rest > MAX_REST:
+            raise too_large()
+        done = end + 1
+    if rest + size - done > MAX_REST:
+        raise too_large()
+    return b"".join([*parts, text[done:]])
+
+
+def end_of_string(text: bytes | mmap.mmap, start: int) -> int:
+    """Where the quotation mark is that ends the JSON string that begins at `start`. Raises PhotoError."""
+    end = start
+    for _ in range(MAX_ESCAPED):
+        end = text.find(b'"', end + 1)
+        if end < 0:
+            break
+        backslashes = len(before := text[max(start, end - 64) : end]) - len(before.rstrip(b"\\"))
+        if backslashes % 2 == 0:
+            return end
+    raise PhotoError(UNREADABLE)
+
+
+def store(text: bytes | mmap.mmap, start: int, end: int) -> bytes:
+    """STORED and the path of a new file with what the data: URL there holds, as JSON has it. Raises PhotoError."""
+    if (end - start) * 3 // 4 > MAX_BYTES * 1.01:
+        raise too_large()
+    path = file_store().new_folder() / "photo"
+    head = re.fullmatch(rb"data:[^,\\]*;base64", text[start : start + MAX_HEAD].partition(b",")[0], re.IGNORECASE)
+    with path.open("wb") as file:
+        try:
+            if not head:
+                raise ValueError
+            for place in range(start + head.end() + 1, end, CHUNK):
+                file.write(base64.b64decode(text[place : min(place + CHUNK, end)], validate=True))
+        except ValueError:  # spelled otherwise: by the browsers' rules, all at once
+            if end - start > MAX_ODD:
+                raise PhotoError(UNREADABLE) from None
+            file.seek(0)
+            file.truncate()
+            file.write(read_data_url(json.loads(text[start - 1 : end + 1])))
+    return f"{STORED}{path}".encode()

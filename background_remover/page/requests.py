@@ -1,0 +1,193 @@
+"""From a request of Gradio's to its work: who asks, whose turn it is, errors in one sentence, and the end of it.
+
+Gradio calls a handler here as a coroutine. The work itself runs in a thread of ours, as a `Job` that is admitted at
+once or refused, so that cancelling it, or going away, ends it at its next step, and nothing counts as done before it
+is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from gradio.context import LocalContext
+
+from background_remover.page.files import file_store
+from background_remover.page.guard import client_address, listeners
+from background_remover.page.turns import current_job, scheduler
+from background_remover.scheduler import AbandonedError, Client, Job, Kind
+from utilities import PhotoError
+
+logger = logging.getLogger(__name__)
+
+Steps = Generator[Any, None, None]
+
+END = object()
+
+_threads = ThreadPoolExecutor(128, thread_name_prefix="job")
+
+
+# --- errors ---
+
+
+@contextmanager
+def plain_errors(name: str) -> Iterator[None]:
+    """Tell the visitor what is wrong in one sentence; what is our fault goes to the log alone."""
+    try:
+        yield
+    except PhotoError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+    except AbandonedError:
+        raise gr.Error("Nobody waited for this any longer.", print_exception=False) from None
+    except gr.Error:
+        raise
+    except Exception:
+        logger.exception("%s failed", name)
+        message = "Something went wrong here: try again, or try another photo."
+        raise gr.Error(message, print_exception=False) from None
+
+
+# --- handlers ---
+
+
+def plainly(kind: Kind) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A handler, or one that yields, as a job of that kind with `plain_errors`; its files stay while it runs."""
+
+    def wrap(handler: Callable[..., Any]) -> Callable[..., Any]:
+        steps = handler if inspect.isgeneratorfunction(handler) else _one_step(handler)
+
+        @functools.wraps(handler)
+        async def answer(*inputs: Any) -> Any:
+            async with contextlib.aclosing(_run(kind, steps, inputs)) as values:
+                return await anext(values)
+
+        @functools.wraps(handler)
+        async def answer_in_turn(*inputs: Any) -> AsyncGenerator[Any, None]:
+            async with contextlib.aclosing(_run(kind, steps, inputs)) as values:
+                async for value in values:
+                    yield value
+
+        return answer_in_turn if inspect.isgeneratorfunction(handler) else answer
+
+    return wrap
+
+
+def _one_step(handler: Callable[..., Any]) -> Callable[..., Steps]:
+    def steps(*inputs: Any) -> Steps:
+        yield handler(*inputs)
+
+    return steps
+
+
+async def _run(kind: Kind, handler: Callable[..., Steps], inputs: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
+    """What the handler yields, step by step in a thread; the job ends when its last step has, whoever has gone."""
+    name = handler.__name__
+    with plain_errors(name):
+        client, event = who_asks()
+        job = scheduler().admit(kind, client, lambda: listeners.heard(client.session, event))
+    context = contextvars.copy_context()
+    context.run(current_job.set, job)
+    work = Work(job, context, handler, inputs, name)
+    listeners.on_leaving(client.session, event, work.leave)
+    try:
+        while (value := await work.step()) is not END:
+            yield value
+    finally:
+        work.leave()
+        listeners.forget(work.leave)
+
+
+class Work:
+    """A handler that yields, as it runs; closed by whoever comes last, its thread or the one who waits for it."""
+
+    def __init__(
+        self,
+        job: Job,
+        context: contextvars.Context,
+        handler: Callable[..., Steps],
+        inputs: tuple[Any, ...],
+        name: str,
+    ) -> None:
+        self._job, self._context, self._name = job, context, name
+        self._steps = self._with_files(handler, inputs)
+        self._running: asyncio.Future[Any] | None = None
+        self._ended = False
+
+    def _with_files(self, handler: Callable[..., Steps], inputs: tuple[Any, ...]) -> Steps:
+        with file_store().request(*inputs):
+            yield from handler(*inputs)
+
+    async def step(self) -> Any:
+        """The next value, or END."""
+        loop = asyncio.get_running_loop()
+        self._running = loop.run_in_executor(_threads, self._context.run, self._next)
+        self._running.add_done_callback(self._done)
+        return await asyncio.shield(self._running)
+
+    def _done(self, running: asyncio.Future[Any]) -> None:
+        running.cancelled() or running.exception()  # nobody may be there to be told
+        if self._job.left:
+            self._close()
+
+    def _next(self) -> Any:
+        try:
+            with plain_errors(self._name):
+                return next(self._steps, END)
+        except BaseException:
+            self._job.leave()
+            raise
+
+    def leave(self) -> None:
+        """Nobody waits any longer, or all is done."""
+        self._job.leave()
+        if self._running is None or self._running.done():
+            self._close()
+
+    def _close(self) -> None:
+        if not self._ended:
+            self._ended = True
+            _threads.submit(self._context.run, self._end)
+
+    def _end(self) -> None:
+        try:
+            self._steps.close()
+        except BaseException:
+            logger.exception("%s could not be ended", self._name)
+        finally:
+            scheduler().end(self._job)
+
+
+def who_asks() -> tuple[Client, str]:
+    """The visitor of Gradio's request in hand, and the id of the event."""
+    request, event = LocalContext.request.get(None), LocalContext.event_id.get(None) or ""
+    session = getattr(request, "session_hash", None) or event
+    return Client(session, client_address(getattr(request, "request", request))), event
+
+
+def by_name(handler: Callable[..., Any], components: Mapping[str, Component]) -> Callable[..., Any]:
+    """A handler that gives, or yields, values by the names of components; those without one stay as they are."""
+
+    def to_components(values: Mapping[str, Any]) -> Any:
+        return {components[name]: value for name, value in values.items()} or gr.skip()
+
+    @functools.wraps(handler)
+    async def answer(*inputs: Any) -> Any:
+        return to_components(await handler(*inputs))
+
+    @functools.wraps(handler)
+    async def answer_in_turn(*inputs: Any) -> AsyncGenerator[Any, None]:
+        async with contextlib.aclosing(handler(*inputs)) as steps:
+            async for values in steps:
+                yield to_components(values)
+
+    return answer_in_turn if inspect.isasyncgenfunction(handler) else answer

@@ -1,0 +1,212 @@
+"""Whose turn it is: so much memory and so many at once, fairly between visitors, for those who still wait.
+
+A server's framework counts requests; what they need is counted here, until their work has really ended. A request is
+admitted as a `Job`, or refused at once. Each photo that it works on is a turn: it waits for memory, is opened, waits
+for a slot of its kind, and gives both back at its end. Jobs run in threads, and wait in them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from background_remover.allocator import trim_memory
+from utilities import PhotoError
+
+Kind = Literal["photo", "edit", "batch"]
+
+# How many turns of a kind run at once. Two photos, so that one is opened and saved while the network has the other.
+SLOTS = {"photo": 2, "edit": 2}
+WAITING = {"photo": (8, 16, 64), "edit": (8, 16, 64), "batch": (2, 4, 8)}  # jobs of a session, an address, all together
+# Bytes that the photos in hand may need, beside the network's 700 MB: large ones have one share, in which they wait
+# for each other, and all others another, so that these are never held up by those; edits wait for neither.
+MEMORY = {"large": 1_300_000_000, "other": 450_000_000, "edit": 600_000_000}
+TRIM = 300_000_000  # bytes of a turn after which freed memory is given back to the system
+POLL = 0.1  # seconds between two looks at whether somebody still waits
+PATIENCE = 10.0  # seconds for which a photo of a batch lets single ones go before it
+RECENT = 20  # turns from whose length a waiting time is told
+
+
+class BusyError(PhotoError):
+    """There is too much to do already. One sentence, with a time to try again."""
+
+
+class AbandonedError(BaseException):
+    """Nobody waits for this work any longer. No `Exception`, so that no handler of those goes on with it."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who asks: one page or program, and where it is."""
+
+    session: str
+    address: str
+
+
+@dataclass(eq=False)
+class Job:
+    """A request, from when it is admitted until its work has ended."""
+
+    kind: Kind
+    client: Client
+    number: int  # in the order of arrival
+    heard: Callable[[], bool] = lambda: True  # whether somebody listens for its result just now
+    left: bool = False
+
+    def check(self) -> None:
+        """Raises AbandonedError if nobody waits for it any longer; called between the steps of its work."""
+        if self.left:
+            raise AbandonedError
+
+    def leave(self) -> None:
+        """Nobody waits any longer: its work ends at its next step."""
+        self.left = True
+
+
+@dataclass(eq=False)
+class Wait:
+    """A job that waits for what `fits` says is there."""
+
+    job: Job
+    fits: Callable[[], bool]
+    since: float
+
+
+class Scheduler:
+    """Turns for jobs. `memory` is in bytes, as MEMORY; a machine that has little gives less."""
+
+    def __init__(self, memory: dict[str, int] | None = None) -> None:
+        scale = min(1.0, total_memory() / 4e9)
+        self._memory = memory or {share: int(scale * byte_count) for share, byte_count in MEMORY.items()}
+        self._claimed = dict.fromkeys(self._memory, 0)
+        self._jobs: set[Job] = set()
+        self._turns: Counter[str] = Counter()  # that run, of each session and each address
+        self._slots = dict.fromkeys(SLOTS, 0)
+        self._waiting: list[Wait] = []
+        self._changed = threading.Condition()
+        self._seconds = {kind: deque([2.0], RECENT) for kind in WAITING}
+        self._numbers = itertools.count()
+        self._closed = False
+
+    # --- jobs ---
+
+    def admit(self, kind: Kind, client: Client, heard: Callable[[], bool] = lambda: True) -> Job:
+        """A new job. Raises BusyError if there are too many of its session, its address or in all."""
+        with self._changed:
+            jobs = [job for job in self._jobs if job.kind == kind]
+            of_session = sum(job.client.session == client.session for job in jobs)
+            of_address = sum(job.client.address == client.address for job in jobs)
+            if self._closed:
+                raise BusyError("This server is about to end: try again in a minute.")
+            if any(n >= most for n, most in zip((of_session, of_address, len(jobs)), WAITING[kind], strict=True)):
+                raise BusyError(f"There is much to do here just now: try again in {self._wait_text(kind, len(jobs))}.")
+            job = Job(kind, client, next(self._numbers), heard)
+            self._jobs.add(job)
+            return job
+
+    def end(self, job: Job) -> None:
+        """The job's work has ended, whichever way."""
+        with self._changed:
+            self._jobs.discard(job)
+            self._changed.notify_all()
+
+    def close(self, seconds: float) -> None:
+        """Admit no more jobs, and give those that are there so many seconds to end."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            self._closed = True
+            while self._jobs and time.monotonic() < deadline:
+                self._changed.wait(POLL)
+            for job in self._jobs:
+                job.leave()
+
+    @property
+    def anybody_waits(self) -> bool:
+        """Whether a turn waits for what others have."""
+        return bool(self._waiting)
+
+    # --- turns ---
+
+    @contextmanager
+    def memory(self, job: Job, byte_count: int) -> Iterator[None]:
+        """While it runs, so many bytes are the job's. Waits for them; raises AbandonedError."""
+        share = "edit" if job.kind == "edit" else "large" if byte_count > self._memory["other"] else "other"
+        byte_count = min(byte_count, self._memory[share])
+        with self._changed:
+            self._wait(job, lambda: self._claimed[share] + byte_count <= self._memory[share])
+            self._claimed[share] += byte_count
+            self._turns.update((f"session {job.client.session}", f"address {job.client.address}"))
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._claimed[share] -= byte_count
+                self._turns.subtract((f"session {job.client.session}", f"address {job.client.address}"))
+                self._turns += Counter()  # without those that have none
+                self._changed.notify_all()
+            if byte_count > TRIM:
+                trim_memory()
+
+    @contextmanager
+    def slot(self, job: Job) -> Iterator[None]:
+        """While it runs, the job is one of the few of its kind that work. Waits; raises AbandonedError."""
+        kind = "edit" if job.kind == "edit" else "photo"
+        with self._changed:
+            self._wait(job, lambda: self._slots[kind] < SLOTS[kind])
+            self._slots[kind] += 1
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._slots[kind] -= 1
+                self._seconds[job.kind].append(time.monotonic() - start)
+                self._changed.notify_all()
+
+    def _wait(self, job: Job, fits: Callable[[], bool]) -> None:
+        """Until `fits`, and none that fits comes before it."""
+        wait = Wait(job, fits, time.monotonic())
+        self._waiting.append(wait)
+        try:
+            while True:
+                job.check()
+                if fits() and min(filter(lambda one: one.fits(), self._waiting), key=self._rank) is wait:
+                    return
+                self._changed.wait(POLL)
+        finally:
+            self._waiting.remove(wait)
+            self._changed.notify_all()
+
+    def _rank(self, wait: Wait) -> tuple[bool, bool, int, int, int]:
+        """The least is next: who listens, before whole batches, whoever has least of the work, who was first."""
+        job = wait.job
+        yields = job.kind == "batch" and time.monotonic() - wait.since < PATIENCE
+        in_hand = self._turns[f"session {job.client.session}"], self._turns[f"address {job.client.address}"]
+        return not job.heard(), yields, *in_hand, job.number
+
+    def _wait_text(self, kind: Kind, count: int) -> str:
+        """When those that are before it will have ended, in words."""
+        mean = sum(self._seconds[kind]) / len(self._seconds[kind])
+        seconds = max(5, math.ceil(mean * count / SLOTS.get(kind, 1) / 5) * 5)
+        return f"about {seconds} seconds" if seconds < 90 else f"about {math.ceil(seconds / 60)} minutes"
+
+
+def total_memory() -> int:
+    """Bytes of memory that this machine, or the container that it is, has; 4 GB where nothing says."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 4_000_000_000
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:  # noqa: PTH123
+            return min(total, int(file.read()))
+    except (OSError, ValueError):
+        return total

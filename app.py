@@ -13,7 +13,6 @@ from background_remover.page.files import SettingError, Upload, choose_folder, f
 
 choose_folder()  # before Gradio's components, which ask for it
 
-import html
 import inspect
 import logging
 import shutil
@@ -37,7 +36,16 @@ from background_remover.framing import MARGIN
 from background_remover.page import gradio_overrides
 from background_remover.page.blocks import CheckedBlocks
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES
-from background_remover.page.components import THEME, folder_input, photo_input, photos_input, picture, status_line
+from background_remover.page.components import (
+    THEME,
+    folder_input,
+    photo_input,
+    photos_input,
+    picture,
+    progress_text,
+    status_line,
+    status_text,
+)
 from background_remover.page.controls import (
     PRIVATE,
     QUIET,
@@ -318,11 +326,6 @@ def show_nothing(status: str) -> dict[str, Any]:
     return dict.fromkeys(("work", "matte", "touchup", "cutout", "compare")) | {"status": status, "download": empty}
 
 
-def status_text(text: str, bad: bool = False) -> str:
-    """A status line's HTML."""
-    return f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>"
-
-
 @plainly("photo")
 def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: Any) -> dict[str, Any]:
     """A new photo: the only handler here that runs the network."""
@@ -417,16 +420,6 @@ def on_photos_done(finished: list[str] | None) -> dict[str, Any]:
 def show_running(running: bool) -> dict[str, Any]:
     """The start and the stop button, of which one can be pressed."""
     return {"start": gr.update(interactive=not running), "stop": gr.update(interactive=running)}
-
-
-def progress_text(done: int, count: int, seconds: float, failed: list[str]) -> str:
-    """The HTML of how far a batch is, and of the photos that failed, with their reasons."""
-    left = f", about {seconds / done * (count - done):.0f} s left" if 0 < done < count else ""
-    text = f"<p>{done} of {count} photos done{left}.</p><progress value={done} max={count}></progress>"
-    if failed:
-        text += f'<p class="bad">Please check {len(failed)}:</p>'
-        text += "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in failed) + "</ul>"
-    return text
 
 
 # --- the layout; an elem_id is a promise too, since people script the page --------------------------------

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pillow_heif
@@ -64,14 +68,17 @@ class Photo:
 
 @dataclass(frozen=True)
 class PhotoHeader:
-    size: tuple[int, int]
-    format: str
-    byte_count: int
+    """What a file says of its photo before any pixel is decoded."""
+
+    size: tuple[int, int]  # width and height, before they are turned
+    byte_count: int  # of its pixels, once they are decoded
 
 
 def measure_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> PhotoHeader:
-    with Image.open(source) as image:
-        return PhotoHeader(image.size, image.format, image.width * image.height * 4)
+    """How large the photo in a path or the bytes of a file will be. Raises PhotoError as `open_photo` does."""
+    with _opened(_read(source, max_bytes), max_pixels) as image:
+        channels = len(image.getbands()) * (2 if image.mode.startswith("I") else 1)
+        return PhotoHeader(image.size, image.width * image.height * max(3, channels))
 
 
 def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Photo:
@@ -80,7 +87,7 @@ def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: 
     Arrays are grey, grey and alpha, RGB or RGBA, in the ranges of `utilities.to_bytes`. A file says its depth
     itself. Of several frames or pages the first counts.
 
-    Raises PhotoError: no such file, not one of FORMATS, damaged, over MAX_BYTES or over MAX_PIXELS.
+    Raises PhotoError: no such file, not one of FORMATS, damaged, over `max_bytes` or over `max_pixels`.
     """
     if isinstance(source, Photo):
         return source
@@ -88,53 +95,66 @@ def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: 
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _from_image(source)
+    data = _read(source, max_bytes)
+    with _opened(data, max_pixels) as image:
+        return _from_jpeg(image, data) or _from_image(image)
+
+
+def _read(source: PhotoSource, max_bytes: int) -> bytes:
     if isinstance(source, str | os.PathLike):
-        source = _read_file(Path(source))
+        return _read_file(Path(source), max_bytes)
     if not isinstance(source, bytes | bytearray | memoryview):
         raise PhotoError(f"A {type(source).__name__} is not a photo: give a path, bytes, a PIL image or an array.")
-    check_bytes(len(source))
+    check_bytes(len(source), max_bytes)
+    return bytes(source)
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """The image in a file, undecoded; whatever goes wrong with it while this runs is a PhotoError."""
     pillow_heif.register_heif_opener()
     try:
-        with Image.open(io.BytesIO(source), formats=FORMATS) as image:
-            return _from_jpeg(image, source) or _from_image(image)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_pixels(*image.size, max_pixels)
+            yield image
     except PhotoError:
         raise
     except Image.DecompressionBombError as error:
-        raise PhotoError(_too_many_pixels()) from error
+        raise PhotoError(_too_many_pixels(max_pixels)) from error
     except Exception as error:  # a decoder that is fed garbage raises anything, SyntaxError included
-        raise PhotoError(_why_not(bytes(source[:1024]))) from error
+        raise PhotoError(_why_not(data[:1024])) from error
 
 
-def check_bytes(count: int) -> None:
+def check_bytes(count: int, most: int = MAX_BYTES) -> None:
     """Raises PhotoError if so many bytes are none or too many for a file."""
     if count == 0:
         raise PhotoError("This file is empty: choose another, or save it again.")
-    if count > MAX_BYTES:
-        raise PhotoError(f"This file has more than {MAX_BYTES // 1_000_000} MB: save it smaller, perhaps as a JPEG.")
+    if count > most:
+        raise PhotoError(f"This file has more than {most // 1_000_000} MB: save it smaller, perhaps as a JPEG.")
 
 
-def check_pixels(width: int, height: int) -> None:
+def check_pixels(width: int, height: int, most: int = MAX_PIXELS) -> None:
     """Raises PhotoError if so many pixels are none or too many for a photo."""
     if width < 1 or height < 1:
         raise PhotoError("This photo has no pixels: choose another.")
-    if width * height > MAX_PIXELS:
-        raise PhotoError(_too_many_pixels())
+    if width * height > most:
+        raise PhotoError(_too_many_pixels(most))
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path, max_bytes: int) -> bytes:
     try:
         size = path.stat().st_size
-        data = path.read_bytes() if 0 < size <= MAX_BYTES else b""
+        data = path.read_bytes() if 0 < size <= max_bytes else b""
     except FileNotFoundError as error:
         raise PhotoError(f"There is no file '{path.name}': check the path.") from error
     except (OSError, ValueError) as error:
         raise PhotoError(f"The file '{path.name}' can't be read: check that it is a file and may be read.") from error
-    check_bytes(size)
+    check_bytes(size, max_bytes)
     return data
 
 
-def _too_many_pixels() -> str:
-    return f"This photo has more than {MAX_PIXELS // 1_000_000} megapixels: make it smaller first."
+def _too_many_pixels(most: int) -> str:
+    return f"This photo has more than {most // 1_000_000} megapixels: make it smaller first."
 
 
 def _why_not(head: bytes) -> str:
@@ -202,6 +222,15 @@ def _from_array(array: NDArray[Any], white: float | None = None) -> Photo:
 
 
 def read_data_url(text: str) -> bytes:
-    import base64
-
-    return base64.b64decode(text.partition(",")[2])
+    """What a data: URL holds, by the forgiving rules of browsers (WHATWG). Raises PhotoError."""
+    head, comma, body = text.partition(",")
+    data = unquote_to_bytes(body)
+    if not comma or not head.lower().startswith("data:"):
+        raise PhotoError("This is no data: URL: send the photo as a file.")
+    if not re.search(r"; *base64 *$", head, re.IGNORECASE):
+        return data
+    packed = re.sub(rb"[\t\n\f\r ]+", b"", data).rstrip(b"=")
+    try:
+        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
+    except ValueError as error:
+        raise PhotoError("This data: URL can't be read: send the photo as a file.") from error

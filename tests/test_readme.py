@@ -36,12 +36,12 @@ def test_the_front_matter_makes_a_space():
 
 def test_limits_and_files_are_quoted_as_they_are():
     assert f"{photos.MAX_PIXELS // 1_000_000} megapixels and {photos.MAX_BYTES // 1_000_000} MB" in README
-    (count,) = re.findall(r"^MAX_PHOTOS = (\d+)", (ROOT / "app.py").read_text(), re.MULTILINE)
-    assert f"up to\n{count} photos" in README
+    assert f"up to\n{bodies.MAX_FILES} photos" in README
     assert f"up to {MAX_SIDE} pixels" in README
     assert f"exceed {files.MAX_DISK:.0f} MB" in README
-    assert files.LIFETIME == 24 * 3600
-    assert "deleted a day\nafter its last use" in README
+    assert files.LIFETIME == 3600
+    assert "deleted an hour\nafter its last use" in README
+    assert f"| {turns.MAX_PIXELS} |" in README
     assert f"within {fetch.MAX_SECONDS:.0f} seconds" in README
     assert f"more than {mcp_tools.INLINE_BYTES // 1000} kB" in README
     assert f"{BLURS[0]} to {BLURS[1]}" in README

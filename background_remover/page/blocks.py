@@ -46,7 +46,7 @@ KINDS: dict[type, tuple[Callable[[Any, Any], bool], str]] = {
 
 
 def check_parameters(name: str, blocks: list[Any], values: list[Any]) -> None:
-    """Raises gr.Error, which names the parameter, if there are too few or many or one is none of its kind (null leaves one out)."""
+    """Raises gr.Error, which names the parameter, if they are too few or many, or one is of another kind."""
     labels = [str(block.label) for block in blocks]
     if len(values) != len(blocks):
         sentence = f"'{name}' takes {len(blocks)} parameters, {', '.join(labels)}: give a value for each."

@@ -7,6 +7,7 @@ whose signature Gradio would build them; the functions below make them with what
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import gradio as gr
@@ -108,3 +109,18 @@ def picture(label: str, **kwargs: Any) -> gr.Image:
 def status_line(name: str) -> gr.HTML:
     """A line that screen readers read out when it changes."""
     return gr.HTML("", html_template='<div class="say" role="status">${value}</div>', elem_id=name)
+
+
+def status_text(text: str, bad: bool = False) -> str:
+    """A status line's HTML."""
+    return f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>"
+
+
+def progress_text(done: int, count: int, seconds: float, failed: list[str]) -> str:
+    """The HTML of how far a batch is, and of the photos that failed, with their reasons."""
+    left = f", about {seconds / done * (count - done):.0f} s left" if 0 < done < count else ""
+    text = f"<p>{done} of {count} photos done{left}.</p><progress value={done} max={count}></progress>"
+    if failed:
+        text += f'<p class="bad">Please check {len(failed)}:</p>'
+        text += "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in failed) + "</ul>"
+    return text

@@ -42,6 +42,8 @@ ROUTES = {
 FORWARDED = {b"forwarded", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-for", b"x-gradio-server"}
 ON_A_SPACE = "SPACE_ID" in os.environ  # Hugging Face's proxy is before us, and its site shows the page in a frame
 
+SHARED = [".gradio.live"] if os.environ.get("GRADIO_SHARE") == "True" else []  # Gradio's tunnel
+
 # What Gradio's page can live with: its scripts are inline and made from text, its workers are blobs.
 PAGE_POLICY = "; ".join((
     "default-src 'self'",
@@ -110,7 +112,7 @@ class Guard:
         A page of somebody else's can have its own name lead here, and would then be the same site to the browser.
         """
         name = host_name(host)
-        if name in self.hosts or name == "localhost" or name.endswith((".localhost", ".local")):
+        if name in self.hosts or name == "localhost" or name.endswith((".localhost", ".local", *SHARED)):
             return True
         if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):  # without a dot
             return True

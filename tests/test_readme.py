@@ -17,7 +17,7 @@ from background_remover import fetch, photos, weights
 from background_remover.compositing import BLURS
 from background_remover.encoding import JPEG_QUALITY
 from background_remover.framing import MAX_SIDE
-from background_remover.page import files, mcp_tools
+from background_remover.page import bodies, files, mcp_tools, turns
 
 PAGE = "http://127.0.0.1:7860"
 README = (ROOT / "README.md").read_text()

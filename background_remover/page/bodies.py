@@ -180,6 +180,8 @@ def end_of_string(text: bytes | mmap.mmap, start: int) -> int:
 
 def store(text: bytes | mmap.mmap, start: int, end: int) -> bytes:
     """STORED and the path of a new file with what the data: URL there holds, as JSON has it. Raises PhotoError."""
+    if text[start : start + len(STORED)] == STORED.encode():
+        return text[start:end]  # a tool's, which has come through here before
     if (end - start) * 3 // 4 > MAX_BYTES * 1.01:
         raise too_large()
     path = file_store().new_folder() / "photo"

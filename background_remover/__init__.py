@@ -31,7 +31,7 @@ __all__ = [
     "keep_freed_memory",
 ]
 
-# Each is imported when it is first asked for: torch takes seconds, and who only opens photos needs none of it.
+# Where each is. It is imported when it is asked for: torch takes seconds, and who only opens photos needs none of it.
 MODULES = {
     "keep_freed_memory": "allocator",
     "Cutout": "cutout",
@@ -50,3 +50,7 @@ def __getattr__(name: str) -> Any:
     if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

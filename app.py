@@ -60,6 +60,7 @@ from background_remover.page.requests import by_name, plainly
 from background_remover.page.strokes import Stroke, paint, read_strokes
 from background_remover.page.turns import (
     BatchTurns,
+    check_count,
     check_finish,
     check_wanted,
     decoder,
@@ -131,15 +132,6 @@ def endpoint(kind: Kind) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return plainly(kind)(handler)
 
     return describe
-
-
-def check_count(photos: list[str] | None) -> list[str]:
-    """The photos of a batch. Raises PhotoError if they are none or too many."""
-    if not photos:
-        raise PhotoError("There are no photos yet: choose some first.")
-    if len(photos) > MAX_FILES:
-        raise PhotoError(f"These are more than {MAX_FILES} photos: send them in several batches.")
-    return photos
 
 
 def save_matte(cutout: Cutout, photo: Upload) -> str:

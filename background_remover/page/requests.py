@@ -48,7 +48,9 @@ def plain_errors(name: str) -> Iterator[None]:
     except PhotoError as error:
         raise gr.Error(str(error), print_exception=False) from None
     except AbandonedError:
-        raise gr.Error("Nobody waited for this any longer.", print_exception=False) from None
+        raise gr.Error(
+            "This was given up since nobody listened for it: send it again.", print_exception=False
+        ) from None
     except gr.Error:
         raise
     except Exception:

@@ -318,12 +318,12 @@ def show_nothing(status: str) -> dict[str, Any]:
     return dict.fromkeys(("work", "matte", "touchup", "cutout", "compare")) | {"status": status, "download": empty}
 
 
-@plainly("photo")
+@plainly("photo", newest=True)
 def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: Any) -> dict[str, Any]:
     """A new photo: the only handler here that runs the network."""
     if photo is None:
         return show_nothing("")
-    if work and photo in (work.photo, work.preview):  # the page tells of some changes twice, and of our own
+    if work and photo in (work.photo, work.preview):  # the page tells of our own changes, too
         return {}
     start = time.perf_counter()
     try:

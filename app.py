@@ -101,6 +101,7 @@ ABOUT = " · ".join(
         f"Running on: {remover.engine}",
     )
 ) + (f"\n\n{remover.weights.note}" if remover.weights.note else "")
+KEPT = f"Photos and results are deleted here {file_store().lifetime / 60:.0f} minutes after their last use."
 
 
 # --- the API: names, parameters, their order and outputs are a contract (tests/test_api.py) -------------
@@ -579,7 +580,7 @@ with CheckedBlocks(title="Background remover", analytics_enabled=False) as demo:
             build_one()
         with gr.Tab("Several photos", id="several"):
             build_several()
-    gr.Markdown(ABOUT, elem_id="about")
+    gr.Markdown(f"{ABOUT}\n\n{KEPT}", elem_id="about")
 
 demo.queue(api_open=False, max_size=MAX_EVENTS)
 gradio_overrides.install()

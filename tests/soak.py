@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import io
 import itertools
 import json
 import os
@@ -24,18 +23,17 @@ import sys
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hostile as made
 import httpx
-from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
 PERSON = ROOT / "examples" / "person.jpg"
@@ -390,25 +388,25 @@ Hostile = Callable[[Account, Visitor], float]
 def hostile_requests() -> dict[str, Hostile]:
     """By name, what sends them and gives how long it took until all were told."""
     files = {
-        "GIF with a comment of 51 MB": gif_with_comment(51_000_000),
-        "JPEG of 2,900 EXIF segments": with_segments(jpeg(), 0xE1, b"Exif\0\0" + bytes(65_000), 1500),
-        "JPEG with 95 MB of fill bytes": jpeg()[:2] + b"\xff" * 95_000_000 + jpeg()[2:],
-        "progressive JPEG of 1,000 scans": progressive(1000),
-        "PNG of 1 x 60,000,000": png(1, 60_000_000),
-        "PNG of 60,000,000 x 1": png(60_000_000, 1),
-        "PNG of a million chunks": png_with_chunks(1_000_000),
-        "WebP of 67 megapixels in few bytes": webp(8191, 8191),
-        "WebP of 89 megapixels in few bytes": webp(16383, 5461),
+        "GIF with a comment of 51 MB": made.gif_with_comment(51_000_000),
+        "JPEG of 2,900 EXIF segments": made.with_segments(made.jpeg(), 0xE1, b"Exif\0\0" + bytes(65_000), 1500),
+        "JPEG with 95 MB of fill bytes": made.jpeg()[:2] + b"\xff" * 95_000_000 + made.jpeg()[2:],
+        "progressive JPEG of 1,000 scans": made.progressive(1000),
+        "PNG of 1 x 60,000,000": made.png(1, 60_000_000),
+        "PNG of 60,000,000 x 1": made.png(60_000_000, 1),
+        "PNG of a million chunks": made.png_with_chunks(1_000_000),
+        "WebP of 67 megapixels in few bytes": made.webp(8191, 8191),
+        "WebP of 89 megapixels in few bytes": made.webp(16383, 5461),
     }
     requests: dict[str, Hostile] = {name: file_sender(data) for name, data in files.items()}
     requests["the first of these, cancelled 20 times"] = lambda account, visitor: cancel_many(
-        visitor, webp(8191, 8191), 20
+        visitor, made.webp(8191, 8191), 20
     )
     requests["JSON of 900 MB"] = lambda account, visitor: (
-        account.run("body", lambda: visitor.call_with("cutout", filled(900_000_000))).seconds
+        account.run("body", lambda: visitor.call_with("cutout", made.filled(900_000_000))).seconds
     )
     requests["5 million brush points"] = lambda account, visitor: (
-        account.run("body", lambda: visitor.call_with("cutout", points(5_000_000))).seconds
+        account.run("body", lambda: visitor.call_with("cutout", made.points(5_000_000))).seconds
     )
     requests["JSON nested 100,000 deep"] = lambda account, visitor: (
         account.run(
@@ -433,79 +431,6 @@ def cancel_many(visitor: Visitor, data: bytes, count: int) -> float:
     for _ in range(count):
         visitor.cancel("cutout", (photo,), 0.2)
     return (time.monotonic() - start) / count
-
-
-def filled(byte_count: int) -> Iterator[bytes]:
-    """JSON of that size, in pieces."""
-    yield b'{"data": ["'
-    for _ in range(byte_count // 1_000_000):
-        yield b"x" * 1_000_000
-    yield b'"]}'
-
-
-def points(count: int) -> bytes:
-    """A brush's strokes of so many points."""
-    return b'{"data": [{"strokes": [{"keep": true, "width": 0.1, "points": [' + b"[0.5,0.5]," * count + b"[0,0]]}]}]}"
-
-
-def jpeg() -> bytes:
-    data = io.BytesIO()
-    Image.open(PERSON).save(data, "JPEG")
-    return data.getvalue()
-
-
-def with_segments(photo: bytes, marker: int, content: bytes, count: int) -> bytes:
-    segment = b"\xff" + bytes([marker]) + (len(content) + 2).to_bytes(2, "big") + content
-    return photo[:2] + segment * count + photo[2:]
-
-
-def progressive(scans: int) -> bytes:
-    """A large grey JPEG whose first scan, of a few bytes, is followed by as many more as asked."""
-    data = io.BytesIO()
-    Image.new("L", (8000, 8000), 128).save(data, "JPEG", progressive=True)
-    found = data.getvalue()
-    starts = [at for at in range(len(found)) if found[at : at + 2] == b"\xff\xda"]
-    last = found[starts[-1] : -2]
-    return found[:-2] + last * scans + found[-2:]
-
-
-def webp(width: int, height: int) -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", (width, height)).save(data, "WebP", lossless=True)
-    return data.getvalue()
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
-
-
-def png_start(width: int, height: int) -> bytes:
-    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
-
-
-def png(width: int, height: int) -> bytes:
-    """A black grey one."""
-    packer = zlib.compressobj(9)
-    line = bytes(width + 1)
-    data = (
-        b"".join(packer.compress(line) for _ in range(height))
-        if height < 100_000
-        else packer.compress(bytes(2 * height))
-    )
-    return png_start(width, height) + chunk(b"IDAT", data + packer.flush()) + chunk(b"IEND", b"")
-
-
-def png_with_chunks(count: int) -> bytes:
-    return png_start(8, 8) + chunk(b"tEXt", b"a\0b") * count + png(8, 8)[33:]
-
-
-def gif_with_comment(byte_count: int) -> bytes:
-    data = io.BytesIO()
-    Image.new("P", (8, 8)).save(data, "GIF")
-    comment = b"\x21\xfe" + (b"\xff" + b"x" * 255) * (byte_count // 256) + b"\0"
-    at = data.getvalue().index(b"\x2c")
-    return data.getvalue()[:at] + comment + data.getvalue()[at:]
 
 
 def mixed(server: Server, count: int) -> Iterator[Account]:

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "background-remover"  # of the folder, so that nothing of others is ever swept
 EXAMPLES = "examples"  # in it: copies of the example photos, which stay
+ONCE = "once-"  # before the name of what is deleted after the first request that it is given to
 LIFETIME = 3600.0  # seconds after its last use for which a file is kept; RMBG_KEEP_SECONDS
 MAX_DISK = 2000.0  # megabytes, all files together; RMBG_MAX_DISK
 SPARE = 1 / 8  # of the disk's share: kept free before a request, for what it makes
@@ -61,7 +62,8 @@ class FileStore:
         self.lifetime = lifetime
         self.max_bytes = max_bytes
         self._requests: dict[object, tuple[float, set[str]]] = {}  # those that run: since when, with which entries
-        self._lock = threading.Lock()
+        self._coming = 0  # bytes that are being received
+        self._lock = threading.RLock()
         self._swept = 0.0
 
     # --- paths ---
@@ -79,9 +81,9 @@ class FileStore:
                 return str(resolved)
         raise PhotoError(NOT_HERE)
 
-    def new_folder(self) -> Path:
-        """An empty one that nobody can guess."""
-        return self._make_folder(secrets.token_urlsafe(16))
+    def new_folder(self, kind: str = "") -> Path:
+        """An empty one that nobody can guess. One for a kind ONCE is deleted after the request that is given it."""
+        return self._make_folder(kind + secrets.token_urlsafe(16))
 
     def new_file(self, upload: Upload, what: str, suffix: str = ".png") -> str:
         """A new file's path, named after the upload that it is made of."""
@@ -110,9 +112,10 @@ class FileStore:
     def request(self, *inputs: Any) -> Iterator[None]:
         """While it runs, what it was given and what it makes stay. Room is made before it starts."""
         used = {path for value in inputs for path in self._paths(value)}
+        names = {path.relative_to(self.folder).parts[0] for path in used}
         token = object()
         with self._lock:
-            self._requests[token] = time.time() - CLOCK_TICK, {path.relative_to(self.folder).parts[0] for path in used}
+            self._requests[token] = time.time() - CLOCK_TICK, names
         try:
             for path in used:
                 with suppress(OSError):  # deleted in between
@@ -122,11 +125,23 @@ class FileStore:
         finally:
             with self._lock:
                 del self._requests[token]
+            for name in names:
+                if name.startswith(ONCE):
+                    remove(self.folder / name)
 
-    def make_room(self, byte_count: int) -> None:
-        """Before an upload of that size. Raises PhotoError if what is in use leaves none."""
-        if self.sweep(room=byte_count) + byte_count > self.max_bytes:
-            raise PhotoError(FULL)
+    @contextmanager
+    def receiving(self, byte_count: int) -> Iterator[None]:
+        """While so many bytes come in, to be kept here. Raises PhotoError if what is in use leaves no room for them."""
+        with self._lock:
+            room = self._coming + byte_count
+            if self.sweep(room=room) + room > self.max_bytes:
+                raise PhotoError(FULL)
+            self._coming += byte_count
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._coming -= byte_count
 
     def sweep(self, at_most_every: float = 0.0, room: float = 0.0) -> int:
         """Delete what is older than the lifetime and, the oldest first, what is too much; nothing that is in use.

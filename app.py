@@ -60,6 +60,7 @@ from background_remover.page.requests import by_name, plainly
 from background_remover.page.strokes import Stroke, paint, read_strokes
 from background_remover.page.turns import (
     BatchTurns,
+    check_count,
     check_finish,
     check_wanted,
     decoder,
@@ -100,6 +101,7 @@ ABOUT = " · ".join(
         f"Running on: {remover.engine}",
     )
 ) + (f"\n\n{remover.weights.note}" if remover.weights.note else "")
+KEPT = f"Photos and results are deleted here {file_store().lifetime / 60:.0f} minutes after their last use."
 
 
 # --- the API: names, parameters, their order and outputs are a contract (tests/test_api.py) -------------
@@ -131,15 +133,6 @@ def endpoint(kind: Kind) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return plainly(kind)(handler)
 
     return describe
-
-
-def check_count(photos: list[str] | None) -> list[str]:
-    """The photos of a batch. Raises PhotoError if they are none or too many."""
-    if not photos:
-        raise PhotoError("There are no photos yet: choose some first.")
-    if len(photos) > MAX_FILES:
-        raise PhotoError(f"These are more than {MAX_FILES} photos: send them in several batches.")
-    return photos
 
 
 def save_matte(cutout: Cutout, photo: Upload) -> str:
@@ -326,12 +319,12 @@ def show_nothing(status: str) -> dict[str, Any]:
     return dict.fromkeys(("work", "matte", "touchup", "cutout", "compare")) | {"status": status, "download": empty}
 
 
-@plainly("photo")
+@plainly("photo", newest=True)
 def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: Any) -> dict[str, Any]:
     """A new photo: the only handler here that runs the network."""
     if photo is None:
         return show_nothing("")
-    if work and photo in (work.photo, work.preview):  # the page tells of some changes twice, and of our own
+    if work and photo in (work.photo, work.preview):  # the page tells of our own changes, too
         return {}
     start = time.perf_counter()
     try:
@@ -587,7 +580,7 @@ with CheckedBlocks(title="Background remover", analytics_enabled=False) as demo:
             build_one()
         with gr.Tab("Several photos", id="several"):
             build_several()
-    gr.Markdown(ABOUT, elem_id="about")
+    gr.Markdown(f"{ABOUT}\n\n{KEPT}", elem_id="about")
 
 demo.queue(api_open=False, max_size=MAX_EVENTS)
 gradio_overrides.install()

@@ -24,12 +24,13 @@ Kind = Literal["photo", "edit", "batch"]
 
 # How many turns of a kind run at once. Two photos, so that one is opened and saved while the network has the other.
 SLOTS = {"photo": 2, "edit": 2}
-WAITING = {"photo": (8, 16, 64), "edit": (8, 16, 64), "batch": (2, 4, 8)}  # jobs of a session, an address, all together
+WAITING = {"photo": (8, 32, 64), "edit": (8, 32, 64), "batch": (2, 4, 8)}  # jobs of a session, an address, all together
 # Bytes that the photos in hand may need, beside the network's 700 MB: large ones have one share, in which they wait
 # for each other, and all others another, so that these are never held up by those; edits wait for neither.
 MEMORY = {"large": 1_300_000_000, "other": 450_000_000, "edit": 600_000_000}
 TRIM = 300_000_000  # bytes of a turn after which freed memory is given back to the system
 POLL = 0.1  # seconds between two looks at whether somebody still waits
+UNHEARD = 0.5  # seconds after which a job for whose result nobody listens makes way for another
 PATIENCE = 10.0  # seconds for which a photo of a batch lets single ones go before it, and a large one smaller ones
 RECENT = 20  # turns from whose length a waiting time is told
 
@@ -56,7 +57,7 @@ class Job:
 
     kind: Kind
     client: Client
-    arrived: float  # in seconds of the monotonic clock
+    since: float  # when it was admitted, in seconds of the monotonic clock
     heard: Callable[[], bool] = lambda: True  # whether somebody listens for its result just now
     left: bool = False
 
@@ -98,16 +99,24 @@ class Scheduler:
     # --- jobs ---
 
     def admit(self, kind: Kind, client: Client, heard: Callable[[], bool] = lambda: True) -> Job:
-        """A new job. Raises BusyError if there are too many of its session, its address or in all."""
+        """A new job. Raises BusyError if there are too many of its session, its address or in all that are heard."""
         with self._changed:
-            jobs = [job for job in self._jobs if job.kind == kind]
-            of_session = sum(job.client.session == client.session for job in jobs)
-            of_address = sum(job.client.address == client.address for job in jobs)
             if self._closed:
                 raise BusyError("This server is about to end: try again in a minute.")
-            if any(n >= most for n, most in zip((of_session, of_address, len(jobs)), WAITING[kind], strict=True)):
-                raise BusyError(f"There is much to do here just now: try again in {self._wait_text(kind, len(jobs))}.")
-            job = Job(kind, client, time.monotonic(), heard)
+            now = time.monotonic()
+            jobs = [job for job in self._jobs if job.kind == kind and not job.left]
+            of_session = [job for job in jobs if job.client.session == client.session]
+            of_address = [job for job in jobs if job.client.address == client.address]
+            for several, most in zip((of_session, of_address, jobs), WAITING[kind], strict=True):
+                if len(several) < most:
+                    continue
+                unheard = [job for job in several if now - job.since > UNHEARD and not job.heard()]
+                if not unheard:
+                    raise BusyError(
+                        f"There is much to do here just now: try again in {self._wait_text(kind, len(jobs))}."
+                    )
+                min(unheard, key=lambda job: job.since).leave()
+            job = Job(kind, client, now, heard)
             self._jobs.add(job)
             return job
 
@@ -206,7 +215,7 @@ class Scheduler:
         job, due = wait.job, wait.since + PATIENCE
         yields = job.kind == "batch" and time.monotonic() < due
         in_hand = self._turns[f"session {job.client.session}"], self._turns[f"address {job.client.address}"]
-        return not job.heard(), yields, *in_hand, due if job.kind == "batch" else job.arrived
+        return not job.heard(), yields, *in_hand, due if job.kind == "batch" else job.since
 
     def _wait_text(self, kind: Kind, count: int) -> str:
         """When those that are before it will have ended, in words."""

@@ -44,7 +44,7 @@ FLAGS = [
 SENTENCES = {
     "text.jpg": "This is not a photo that can be read",
     "truncated.jpg": "This photo is damaged or incomplete",
-    "bomb.png": "more than 89 megapixels",
+    "bomb.png": "megapixels: make it smaller first",
     "drawing.svg": "This is an SVG drawing",
     "empty.png": "This file is empty",
 }

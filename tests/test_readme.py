@@ -1,5 +1,6 @@
 """What the README promises is what the code does."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -21,6 +22,7 @@ from background_remover.page import bodies, files, mcp_tools, turns
 
 PAGE = "http://127.0.0.1:7860"
 README = (ROOT / "README.md").read_text()
+SECURITY = (ROOT / "SECURITY.md").read_text()
 
 
 def test_the_front_matter_makes_a_space():
@@ -36,6 +38,8 @@ def test_the_front_matter_makes_a_space():
 
 def test_limits_and_files_are_quoted_as_they_are():
     assert f"{photos.MAX_PIXELS // 1_000_000} megapixels and {photos.MAX_BYTES // 1_000_000} MB" in README
+    server = f"({turns.MAX_PIXELS // 1_000_000} and {bodies.MAX_BYTES // 1_000_000} on the server)"
+    assert server in README.replace("\n  ", " ")
     assert f"up to\n{bodies.MAX_FILES} photos" in README
     assert f"up to {MAX_SIDE} pixels" in README
     assert f"exceed {files.MAX_DISK:.0f} MB" in README
@@ -52,6 +56,19 @@ def test_limits_and_files_are_quoted_as_they_are():
         tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
         in (ROOT / "CHANGELOG.md").read_text()
     )
+
+
+UNITS = {"MB": 1e6, "megapixels": 1e6, "s": 1}
+
+
+@pytest.mark.parametrize("row", re.findall(r"\| ([\d.]+) ?(\w*) \| `([\w.]+)` \|", SECURITY), ids=lambda row: row[2])
+def test_the_limits_in_security_are_those_of_the_code(row):
+    figure, unit, place = row
+    module, name, *keys = re.split(r"\.(?=[A-Z])|(?<=[A-Z])\.|\.(?=\d)", place)
+    value = getattr(importlib.import_module(f"background_remover.{module}"), name)
+    for key in keys:
+        value = value[int(key) if key.isdigit() else key]
+    assert round(value / UNITS.get(unit, 1)) == float(figure)
 
 
 def test_every_example_has_its_credit():

@@ -34,6 +34,7 @@ Steps = Generator[Any, None, None]
 
 END = object()
 
+_newest: dict[str, Work] = {}  # of each session that has one
 _threads = ThreadPoolExecutor(128, thread_name_prefix="job")
 
 
@@ -48,7 +49,9 @@ def plain_errors(name: str) -> Iterator[None]:
     except PhotoError as error:
         raise gr.Error(str(error), print_exception=False) from None
     except AbandonedError:
-        raise gr.Error("Nobody waited for this any longer.", print_exception=False) from None
+        raise gr.Error(
+            "This was given up since nobody listened for it: send it again.", print_exception=False
+        ) from None
     except gr.Error:
         raise
     except Exception:
@@ -60,20 +63,24 @@ def plain_errors(name: str) -> Iterator[None]:
 # --- handlers ---
 
 
-def plainly(kind: Kind) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A handler, or one that yields, as a job of that kind with `plain_errors`; its files stay while it runs."""
+def plainly(kind: Kind, newest: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A handler, or one that yields, as a job of that kind with `plain_errors`; its files stay while it runs.
+
+    With `newest` a visitor has only one at a time: for the same first argument the one that runs already, else the
+    newest; the others come to nothing, which is {}.
+    """
 
     def wrap(handler: Callable[..., Any]) -> Callable[..., Any]:
         steps = handler if inspect.isgeneratorfunction(handler) else _one_step(handler)
 
         @functools.wraps(handler)
         async def answer(*inputs: Any) -> Any:
-            async with contextlib.aclosing(_run(kind, steps, inputs)) as values:
+            async with contextlib.aclosing(_run(kind, newest, steps, inputs)) as values:
                 return await anext(values)
 
         @functools.wraps(handler)
         async def answer_in_turn(*inputs: Any) -> AsyncGenerator[Any, None]:
-            async with contextlib.aclosing(_run(kind, steps, inputs)) as values:
+            async with contextlib.aclosing(_run(kind, newest, steps, inputs)) as values:
                 async for value in values:
                     yield value
 
@@ -89,15 +96,25 @@ def _one_step(handler: Callable[..., Any]) -> Callable[..., Steps]:
     return steps
 
 
-async def _run(kind: Kind, handler: Callable[..., Steps], inputs: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
+async def _run(
+    kind: Kind, newest: bool, handler: Callable[..., Steps], inputs: tuple[Any, ...]
+) -> AsyncGenerator[Any, None]:
     """What the handler yields, step by step in a thread; the job ends when its last step has, whoever has gone."""
     name = handler.__name__
+    client, event = who_asks()
+    before = _newest.get(client.session) if newest else None
+    if before and before.first_input == inputs[0]:
+        yield {}
+        return
     with plain_errors(name):
-        client, event = who_asks()
         job = scheduler().admit(kind, client, lambda: listeners.heard(client.session, event))
     context = contextvars.copy_context()
     context.run(current_job.set, job)
     work = Work(job, context, handler, inputs, name)
+    if before:
+        before.replace()
+    if newest:
+        _newest[client.session] = work
     listeners.on_leaving(client.session, event, work.leave)
     try:
         while (value := await work.step()) is not END:
@@ -105,6 +122,8 @@ async def _run(kind: Kind, handler: Callable[..., Steps], inputs: tuple[Any, ...
     finally:
         work.leave()
         listeners.forget(work.leave)
+        if _newest.get(client.session) is work:
+            del _newest[client.session]
 
 
 class Work:
@@ -121,6 +140,8 @@ class Work:
         self._job, self._context, self._name = job, context, name
         self._steps = self._with_files(handler, inputs)
         self._running: asyncio.Future[Any] | None = None
+        self.first_input = inputs[0] if inputs else None
+        self._replaced = False
         self._ended = False
 
     def _with_files(self, handler: Callable[..., Steps], inputs: tuple[Any, ...]) -> Steps:
@@ -142,10 +163,17 @@ class Work:
     def _next(self) -> Any:
         try:
             with plain_errors(self._name):
-                return next(self._steps, END)
+                value = next(self._steps, END)
         except BaseException:
             self._job.leave()
-            raise
+            if not self._replaced:
+                raise
+        return {} if self._replaced else value
+
+    def replace(self) -> None:
+        """A newer one of the same visitor's takes its place."""
+        self._replaced = True
+        self._job.leave()
 
     def leave(self) -> None:
         """Nobody waits any longer, or all is done."""

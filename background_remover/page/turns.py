@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from background_remover.cutout import Cutout, Finish
 from background_remover.decoding import Decoder
-from background_remover.page.bodies import MAX_BYTES
+from background_remover.page.bodies import MAX_BYTES, MAX_FILES
 from background_remover.page.files import NOT_HERE, Upload, number_setting
 from background_remover.photos import Photo
 from background_remover.scheduler import Job, Scheduler
@@ -108,6 +108,15 @@ def check_finish(finish: Finish) -> Upload | None:
         return None
     replace(finish, background="transparent", background_image=None).check()
     return str(backdrop)
+
+
+def check_count(photos: list[str] | None) -> list[str]:
+    """The photos of a batch. Raises PhotoError if they are none or too many."""
+    if not photos:
+        raise PhotoError("There are no photos yet: choose some first.")
+    if len(photos) > MAX_FILES:
+        raise PhotoError(f"These are more than {MAX_FILES} photos: send them in several batches.")
+    return photos
 
 
 class BatchTurns:

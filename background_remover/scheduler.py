@@ -108,7 +108,7 @@ class Scheduler:
             of_session = [job for job in jobs if job.client.session == client.session]
             of_address = [job for job in jobs if job.client.address == client.address]
             for several, most in zip((of_session, of_address, jobs), WAITING[kind], strict=True):
-                if len(several) < most:
+                if sum(not job.left for job in several) < most:  # one may have made way already
                     continue
                 unheard = [job for job in several if now - job.since > UNHEARD and not job.heard()]
                 if not unheard:

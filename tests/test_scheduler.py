@@ -387,6 +387,31 @@ def test_one_session_one_address_and_all_together_have_so_many_jobs(scheduler, k
         scheduler.admit(kind, client(most + 1))
 
 
+def test_whoever_nobody_listens_to_makes_way_after_a_while_and_no_more_of_them_than_must(scheduler, monkeypatch):
+    monkeypatch.setattr(module, "UNHEARD", 0.05)
+    of_session, of_address, _ = WAITING["photo"]
+    jobs = [
+        scheduler.admit("photo", Client(f"session {number // of_session}", "here"), lambda: False)
+        for number in range(of_address)
+    ]
+    last = jobs[-1].client  # both its session and its address have all they may
+    with pytest.raises(BusyError):
+        scheduler.admit("photo", last)
+    time.sleep(0.06)
+    newest = scheduler.admit("photo", last)
+    assert [job for job in jobs if job.left] == [jobs[-of_session]]
+    assert not newest.left
+
+
+def test_whoever_is_heard_keeps_its_place(scheduler, monkeypatch):
+    monkeypatch.setattr(module, "UNHEARD", 0)
+    client = Client("a", "a")
+    jobs = [scheduler.admit("photo", client) for _ in range(WAITING["photo"][0])]
+    with pytest.raises(BusyError):
+        scheduler.admit("photo", client)
+    assert not any(job.left for job in jobs)
+
+
 def test_the_time_to_try_again_follows_the_time_that_turns_take(scheduler, monkeypatch):
     def told() -> int:
         client = Client("a", "a")

@@ -48,7 +48,6 @@ from background_remover.page.components import (
 )
 from background_remover.page.controls import (
     PRIVATE,
-    QUIET,
     background_controls,
     format_control,
     frame_controls,
@@ -89,7 +88,6 @@ ASSETS = PACKAGE / "page"
 # in the package where it was installed, else beside this file
 PHOTOS = next(filter(Path.is_dir, (PACKAGE / "examples", Path(__file__).parent / "examples")), PACKAGE)
 EXAMPLES = file_store().add_examples(sorted(PHOTOS.glob("*.[jp][pn]g")))
-EXTENSIONS = ["png", "webp", "jpg"]
 MAX_EVENTS = 128  # calls that Gradio holds at once: more than `scheduler` admits, so that it is what refuses
 MAX_SESSIONS = 1000  # visitors whose photo at hand is remembered; each takes some 100 kB
 ENDING = 10.0  # seconds that work in hand has when the server is told to end
@@ -366,9 +364,8 @@ def on_finish(work: Work | None, refine: bool, brush: Any, *controls: Any) -> di
     """Another background, frame or format for the matte at hand."""
     if work is None:
         return {}
-    strokes = read_brush(brush)
     with edit_turn(work.photo, work.matte, read_controls(*controls)) as finish:
-        return show_result(work, open_cutout(work, refine, strokes), finish)
+        return show_result(work, open_cutout(work, refine, read_brush(brush)), finish)
 
 
 @plainly("batch")
@@ -399,6 +396,12 @@ def on_photos(photos: list[str] | None, *controls: Any) -> Iterator[dict[str, An
         if outcome.reason:
             failed.append(f"{outcome.name}: {outcome.reason}")
         yield show(done)
+
+
+@plainly("edit")
+def on_folder(paths: list[str] | None) -> list[str]:
+    """The files of a folder, without those that systems keep there for themselves."""
+    return [path for path in paths or [] if not Path(path).name.startswith(".")]
 
 
 @plainly("edit")
@@ -440,7 +443,7 @@ def build_api() -> None:
             gr.Number(MARGIN, label="margin"),
             gr.Number(0, label="width", precision=0),
             gr.Number(0, label="height", precision=0),
-            gr.Dropdown(EXTENSIONS, label="format"),
+            gr.Dropdown(["png", "webp", "jpg"], label="format"),
             gr.Number(None, label="quality", precision=0),
         ]
         archive = gr.File(label="zip")
@@ -551,9 +554,7 @@ def build_several() -> None:
         elem_classes=["checker"],
     )
 
-    folder.upload(
-        lambda paths: [path for path in paths if not Path(path).name.startswith(".")], folder, photos, **QUIET
-    )
+    folder.upload(on_folder, folder, photos, show_progress="hidden", **PRIVATE, **AT_ONCE)
     ends: dict[str, Any] = {"zip": zipped, "start": start, "stop": stop}
     everything = {"finished": finished, "batch-status": status, "gallery": gallery} | ends
     run = start.click(

@@ -5,6 +5,7 @@ One photo and several have them in common; `prefix` sets their elem_ids apart.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import gradio as gr
@@ -26,7 +27,13 @@ DOWNLOADS: dict[str, tuple[str, int | None]] = {  # format and quality
     "JPEG": ("jpg", None),
 }
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"} | PRIVATE
+
+
+def show_for(kind: gr.Radio, choices: dict[Component, list[str]]) -> None:
+    """Show each component for some choices alone; in the browser, where nobody waits for it."""
+    names = json.dumps([*choices.values()])
+    updates = f"(kind) => {names}.map((some) => ({{ visible: some.includes(kind), __type__: 'update' }}))"
+    kind.change(None, kind, [*choices], js=updates, **PRIVATE)
 
 
 def background_controls(prefix: str = "") -> list[Component]:
@@ -49,7 +56,7 @@ def background_controls(prefix: str = "") -> list[Component]:
             elem_id=f"{prefix}blur",
         ),
     }
-    kind.change(lambda kind: [gr.update(visible=kind == name) for name in only], kind, list(only.values()), **QUIET)
+    show_for(kind, {component: [name] for name, component in only.items()})
     return [kind, *only.values()]
 
 
@@ -69,12 +76,7 @@ def frame_controls(prefix: str = "") -> list[Component]:
             )
             width = gr.Number(1600, label="Width, pixels", precision=0, visible=False, elem_id=f"{prefix}width")
             height = gr.Number(1200, label="Height, pixels", precision=0, visible=False, elem_id=f"{prefix}height")
-    kind.change(
-        lambda kind: [gr.update(visible=FRAMES.index(kind) > n) for n in range(3)],
-        kind,
-        [margin, width, height],
-        **QUIET,
-    )
+    show_for(kind, {margin: FRAMES[1:], width: FRAMES[2:], height: FRAMES[3:]})
     return [kind, margin, width, height]
 
 

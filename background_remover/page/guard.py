@@ -28,7 +28,7 @@ READ = (
     r"|/gradio_api/(info/?|openapi\.json|theme\.css|startup-events|queue/(data|status)|upload_progress"
     r"|login_check/?|user/?|heartbeat/[\w-]+|call/(v2/)?\w+/\w+|file=(?!(?i:https?:)).+)"
 )
-WRITE = r"/gradio_api/(upload|queue/join|run/\w+/?|cancel|reset/?|call/(v2/)?\w+/?)"
+WRITE = r"/gradio_api/(upload|queue/join|cancel|reset/?|call/(v2/)?\w+/?)"
 TOOLS = r"/gradio_api/mcp(/.*)?"
 ROUTES = {
     "GET": re.compile(f"{READ}|{TOOLS}", re.DOTALL),

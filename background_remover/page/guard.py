@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from background_remover.page.bodies import RefusedError, admit_body
@@ -87,6 +88,8 @@ class Guard:
             body = await admit_body(scope, receive)
             with listeners.listening(heard_by(scope)):
                 await self.app(scope, body, sender)
+        except ClientDisconnect:
+            return  # in the middle of an upload; nobody is left to be told
         except RefusedError as error:
             if sender.started:
                 raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import mmap
@@ -21,13 +22,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 
 from background_remover import photos
-from background_remover.allocator import keep_freed_memory, trim_memory
-from background_remover.photos import Photo, PhotoHeader
+from background_remover.allocator import trim_memory
+from background_remover.photos import Photo, PhotoHeader, Pixels
 from utilities import PhotoError
 
 WORKERS = 4  # processes at most; 50 MB each while they have nothing to do
@@ -36,10 +37,14 @@ SECONDS = 10.0  # for one file
 SECONDS_WHILE_OTHERS_WAIT = 2.0  # a photo of 64 megapixels takes one or two
 MEMORY = 1536 << 20  # bytes that a worker may have of its own: 64 megapixels of 16 bits with alpha, twice
 LARGE = 64 << 20  # bytes of a photo from which what it needed is given back to the system
+MAX_ANSWER = 1 << 16  # bytes of a worker's answer, all but the pixels
 POLL = 0.1  # seconds between two looks at whether somebody still waits
 
 TOO_SLOW = "This photo takes too long to open: save it again as an ordinary JPEG or PNG."
 CANNOT = "This photo can't be opened within the memory that there is for one: make it smaller first."
+ENDING = "This server is about to end: try again in a minute."
+
+Answer = TypeVar("Answer")
 
 
 def nobody_left() -> None:
@@ -72,7 +77,7 @@ class Decoder:
 
     def measure(self, path: str, check: Callable[[], None] = nobody_left) -> PhotoHeader:
         """What a file says of itself, before any pixel is decoded. Raises PhotoError."""
-        return PhotoHeader(**self._ask("measure", path, check)[0])
+        return self._ask("measure", path, check, read_header)
 
     def open(self, path: str, check: Callable[[], None] = nobody_left) -> Photo:
         """The photo in a file.
@@ -80,41 +85,48 @@ class Decoder:
         `check` is called while it waits, and may raise to end that. Raises PhotoError: that of `open_photo`, or that
         it takes longer than SECONDS (SECONDS_WHILE_OTHERS_WAIT, while they do) or more memory than MEMORY.
         """
-        values, arrays = self._ask("open", path, check)
-        return Photo(**values, **arrays)
+        return self._ask("open", path, check, read_photo)
 
     def close(self) -> None:
-        """End all workers; what they have in hand fails."""
+        """End all workers, and start no more; what they have in hand fails."""
         with self._changed:
             self._closed = True
-            for worker in (*self._free, *self._busy):
-                worker.kill()
+            for worker in self._busy:
+                worker.stop()
+            while self._free:
+                self._free.pop().kill()
+            self._changed.notify_all()
 
-    def _ask(self, what: str, path: str, check: Callable[[], None]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _ask(self, what: str, path: str, check: Callable[[], None], read: Callable[..., Answer]) -> Answer:
         worker = self._take(check)
         try:
-            worker.send({"what": what, "path": path, **self._limits})
-            answer = worker.receive(check, lambda: self._waiting > 0 or self._others_wait())
-            if "error" in answer:
-                raise PhotoError(answer["error"])
-            return answer["values"], worker.read(answer["arrays"])
+            worker.send({"what": what, "path": path, **self._limits}, check)
+            line = worker.receive(check, lambda: self._waiting > 0 or self._others_wait())
+            return worker.read(line, read)
         finally:
             with self._changed:
                 self._busy.remove(worker)
-                if worker.alive and not self._closed:
+                stays = worker.alive and not self._closed
+                if stays:
                     self._free.append(worker)
                 self._changed.notify()
+            if not stays:
+                worker.kill()
 
     def _take(self, check: Callable[[], None]) -> Worker:
         """A worker with nothing to do."""
         with self._changed:
             self._waiting += 1
             try:
-                while not self._free and len(self._busy) >= WORKERS:
+                while not (self._free or self._closed) and len(self._busy) >= WORKERS:
                     self._changed.wait(POLL)
                     check()
             finally:
                 self._waiting -= 1
+            if self._closed:
+                raise PhotoError(ENDING)
+            while self._free and not self._free[-1].idles():  # the system may have ended it, for its memory
+                self._free.pop().kill()
             worker = self._free.pop() if self._free else Worker(self._arena_size)
             self._busy.append(worker)
             return worker
@@ -125,7 +137,7 @@ class Worker:
 
     def __init__(self, arena_size: int) -> None:
         self.alive = True
-        self._size = arena_size
+        self._ready = False
         self._file = open_shared(arena_size)
         self._arena = mmap.mmap(self._file.fileno(), arena_size)
         self._process = subprocess.Popen(
@@ -139,8 +151,24 @@ class Worker:
         self._requests = cast(IO[bytes], self._process.stdin)
         self._answers = cast(IO[bytes], self._process.stdout)
 
-    def send(self, request: dict[str, Any]) -> None:
-        """Give it something to do. Raises PhotoError if it has died meanwhile."""
+    def idles(self) -> bool:
+        """Whether it waits for something to do: it has not ended, and says nothing that it was not asked for."""
+        return self._process.poll() is None and not (self._ready and self._speaks(0))
+
+    def _speaks(self, seconds: float) -> bool:
+        """Whether there is something to read within that time; `select` takes no descriptor above 1023."""
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def send(self, request: dict[str, Any], check: Callable[[], None]) -> None:
+        """Give it something to do, once it has started, which is not counted as the photo's time.
+
+        Raises PhotoError if it has died meanwhile.
+        """
+        if not self._ready:
+            self.receive(check, lambda: False)
+            self._ready = True
         try:
             self._requests.write(json.dumps(request).encode() + b"\n")
             self._requests.flush()
@@ -148,7 +176,7 @@ class Worker:
             self.kill()
             raise PhotoError(CANNOT) from error
 
-    def receive(self, check: Callable[[], None], others_wait: Callable[[], bool]) -> dict[str, Any]:
+    def receive(self, check: Callable[[], None], others_wait: Callable[[], bool]) -> bytes:
         """What it answers. Kills it, and raises, if it dies, takes too long, or nobody waits for it any longer."""
         start, line = time.monotonic(), b""
         try:
@@ -158,50 +186,86 @@ class Worker:
                     raise PhotoError(TOO_SLOW)
                 if seconds > SECONDS_WHILE_OTHERS_WAIT:
                     check()
-                if select.select([self._answers], [], [], POLL)[0]:
-                    part = os.read(self._answers.fileno(), 1 << 16)
-                    if not part:
+                if self._speaks(POLL):
+                    part = os.read(self._answers.fileno(), MAX_ANSWER)
+                    if not part or len(line) + len(part) > MAX_ANSWER:
                         raise PhotoError(CANNOT)
                     line += part
         except BaseException:
             self.kill()
             raise
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return line
 
-    def read(self, places: dict[str, list[Any]]) -> dict[str, Any]:
-        """Copies of the arrays and bytes that it left in the shared memory."""
-        found: dict[str, Any] = {}
-        end = 0
-        for name, (kind, shape, start) in places.items():
-            dtype = np.dtype({"bytes": "uint8"}.get(kind, kind))
-            count = math.prod(shape)
-            end = start + count * dtype.itemsize
-            view = np.frombuffer(self._arena, dtype, count, start)
-            found[name] = view.tobytes() if kind == "bytes" else view.reshape(shape).copy()
-            del view
-        if end > LARGE:
-            os.truncate(self._file.fileno(), 0)
-            os.truncate(self._file.fileno(), self._size)
+    def read(self, line: bytes, read: Callable[..., Answer]) -> Answer:
+        """What `read` makes of an answer, the arrays and bytes in the shared memory copied.
+
+        Raises PhotoError: the one in the answer, or, for what no sound worker answers, another; then it is killed.
+        """
+        try:
+            answer = json.loads(line)
+            if "error" not in answer:
+                arrays = {name: self._copy(*place) for name, place in answer["arrays"].items()}
+                found = read(**answer["values"], **arrays)
+        except Exception as error:
+            self.kill()
+            raise PhotoError(CANNOT) from error
+        if "error" in answer:
+            raise PhotoError(str(answer["error"]))
+        if answer.get("end", 0) > LARGE and hasattr(mmap, "MADV_REMOVE"):
+            self._arena.madvise(mmap.MADV_REMOVE)
         return found
 
+    def _copy(self, kind: str, shape: list[int], start: int) -> Pixels | bytes:
+        if min(shape) < 1:
+            raise ValueError
+        view = np.frombuffer(self._arena, np.uint8, math.prod(shape), start)
+        return view.tobytes() if kind == "bytes" else view.reshape(shape).copy()
+
+    def stop(self) -> None:
+        """End its process; from any thread, while another waits for its answer."""
+        self._process.kill()
+
     def kill(self) -> None:
-        """End it at once."""
+        """End it at once, and give back what it has."""
+        if not self.alive:
+            return
         self.alive = False
         self._process.kill()
         self._process.wait()
-        with contextlib.suppress(OSError):
-            self._process.communicate()  # closes the pipes
-        self._file.close()
+        for pipe in (self._requests, self._answers, self._file):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        with contextlib.suppress(BufferError):  # an error that is being told of may hold a view
+            self._arena.close()
+
+
+def read_header(size: list[int], byte_count: int) -> PhotoHeader:
+    """A header from its values in JSON. Raises an error for what can be none."""
+    width, height = size
+    if min(width, height, byte_count) < 1:
+        raise ValueError
+    return PhotoHeader((int(width), int(height)), int(byte_count))
+
+
+def read_photo(rgb: Pixels, alpha: Pixels | None = None, icc: bytes | None = None) -> Photo:
+    """A photo from its parts. Raises ValueError if they don't fit."""
+    if rgb.shape[2:] != (3,) or (alpha is not None and alpha.shape != rgb.shape[:2]):
+        raise ValueError
+    return Photo(rgb, alpha, icc)
 
 
 def open_shared(size: int) -> IO[bytes]:
-    """A file of that size in memory, or where there is none such on the disk, without a name; it holds no pages yet."""
+    """A file of that size in memory, or where there is none such on the disk, without a name; it holds no pages yet.
+
+    It stays of that size: a worker that made it shorter would end whoever reads where it ended before.
+    """
     if hasattr(os, "memfd_create"):
-        file: IO[bytes] = os.fdopen(os.memfd_create("photo"), "r+b", 0)
+        file: IO[bytes] = os.fdopen(os.memfd_create("photo", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b", 0)
+        file.truncate(size)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     else:
         file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # it is closed with its worker
-    file.truncate(size)
+        file.truncate(size)
     return file
 
 
@@ -220,14 +284,17 @@ def work() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a decoder prints is no answer
     limit_process()
-    keep_freed_memory()
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    tell(answers, {})  # it has started
     for line in sys.stdin.buffer:
         answer = answer_to(json.loads(line), arena)
-        answers.write(json.dumps(answer).encode() + b"\n")
-        answers.flush()
-        if answer.get("end", 0) > LARGE:
-            trim_memory()
+        tell(answers, answer)
+        trim_memory()
+
+
+def tell(answers: IO[bytes], answer: dict[str, Any]) -> None:
+    answers.write(json.dumps(answer).encode() + b"\n")
+    answers.flush()
 
 
 def answer_to(request: dict[str, Any], arena: mmap.mmap) -> dict[str, Any]:
@@ -238,7 +305,7 @@ def answer_to(request: dict[str, Any], arena: mmap.mmap) -> dict[str, Any]:
             return {"values": dataclasses.asdict(photos.measure_photo(request["path"], **limits)), "arrays": {}}
         return leave(photos.open_photo(request["path"], **limits), arena)
     except PhotoError as error:
-        return {"error": str(error)}
+        return {"error": CANNOT if isinstance(error.__cause__, MemoryError) else str(error)}
     except MemoryError:
         return {"error": CANNOT}
 
@@ -251,8 +318,8 @@ def leave(photo: Photo, arena: mmap.mmap) -> dict[str, Any]:
             values[name] = value
             continue
         array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value
-        places[name] = ["bytes" if isinstance(value, bytes) else array.dtype.str, array.shape, start]
-        np.frombuffer(arena, array.dtype, array.size, start).reshape(array.shape)[...] = array
+        places[name] = ["bytes" if isinstance(value, bytes) else "pixels", array.shape, start]
+        np.frombuffer(arena, np.uint8, array.size, start).reshape(array.shape)[...] = array
         start += -(-array.nbytes // 64) * 64
     return {"values": values, "arrays": places, "end": start}
 

@@ -7,7 +7,6 @@ for a slot of its kind, and gives both back at its end. Jobs run in threads, and
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import threading
@@ -32,7 +31,7 @@ MEMORY = {"large": 1_300_000_000, "other": 450_000_000, "edit": 600_000_000}
 TRIM = 300_000_000  # bytes of a turn after which freed memory is given back to the system
 POLL = 0.1  # seconds between two looks at whether somebody still waits
 UNHEARD = 0.5  # seconds after which a job for whose result nobody listens makes way for another
-PATIENCE = 10.0  # seconds for which a photo of a batch lets single ones go before it
+PATIENCE = 10.0  # seconds for which a photo of a batch lets single ones go before it, and a large one smaller ones
 RECENT = 20  # turns from whose length a waiting time is told
 
 
@@ -58,8 +57,7 @@ class Job:
 
     kind: Kind
     client: Client
-    number: int  # in the order of arrival
-    since: float  # when that was
+    since: float  # when it was admitted, in seconds of the monotonic clock
     heard: Callable[[], bool] = lambda: True  # whether somebody listens for its result just now
     left: bool = False
 
@@ -75,9 +73,10 @@ class Job:
 
 @dataclass(eq=False)
 class Wait:
-    """A job that waits for what `fits` says is there."""
+    """A job that waits for its part of something, until `fits` says that there is as much."""
 
     job: Job
+    what: str
     fits: Callable[[], bool]
     since: float
 
@@ -95,7 +94,6 @@ class Scheduler:
         self._waiting: list[Wait] = []
         self._changed = threading.Condition()
         self._seconds = {kind: deque([2.0], RECENT) for kind in WAITING}
-        self._numbers = itertools.count()
         self._closed = False
 
     # --- jobs ---
@@ -110,15 +108,15 @@ class Scheduler:
             of_session = [job for job in jobs if job.client.session == client.session]
             of_address = [job for job in jobs if job.client.address == client.address]
             for several, most in zip((of_session, of_address, jobs), WAITING[kind], strict=True):
-                if len(several) < most:
+                if sum(not job.left for job in several) < most:  # one may have made way already
                     continue
                 unheard = [job for job in several if now - job.since > UNHEARD and not job.heard()]
                 if not unheard:
                     raise BusyError(
                         f"There is much to do here just now: try again in {self._wait_text(kind, len(jobs))}."
                     )
-                min(unheard, key=lambda job: job.number).leave()
-            job = Job(kind, client, next(self._numbers), now, heard)
+                min(unheard, key=lambda job: job.since).leave()
+            job = Job(kind, client, now, heard)
             self._jobs.add(job)
             return job
 
@@ -151,7 +149,7 @@ class Scheduler:
         share = "edit" if job.kind == "edit" else "large" if byte_count > self._memory["other"] else "other"
         byte_count = min(byte_count, self._memory[share])
         with self._changed:
-            self._wait(job, lambda: self._claimed[share] + byte_count <= self._memory[share])
+            self._wait(job, f"memory {share}", lambda: self._claimed[share] + byte_count <= self._memory[share])
             self._claimed[share] += byte_count
             self._turns.update((f"session {job.client.session}", f"address {job.client.address}"))
         try:
@@ -170,7 +168,7 @@ class Scheduler:
         """While it runs, the job is one of the few of its kind that work. Waits; raises AbandonedError."""
         kind = "edit" if job.kind == "edit" else "photo"
         with self._changed:
-            self._wait(job, lambda: self._slots[kind] < SLOTS[kind])
+            self._wait(job, f"slot {kind}", lambda: self._slots[kind] < SLOTS[kind])
             self._slots[kind] += 1
         start = time.monotonic()
         try:
@@ -181,26 +179,43 @@ class Scheduler:
                 self._seconds[job.kind].append(time.monotonic() - start)
                 self._changed.notify_all()
 
-    def _wait(self, job: Job, fits: Callable[[], bool]) -> None:
-        """Until `fits`, and none that fits comes before it."""
-        wait = Wait(job, fits, time.monotonic())
+    def _wait(self, job: Job, what: str, fits: Callable[[], bool]) -> None:
+        """Until `fits`, and none comes before it."""
+        wait = Wait(job, what, fits, time.monotonic())
         self._waiting.append(wait)
         try:
             while True:
                 job.check()
-                if fits() and min(filter(lambda one: one.fits(), self._waiting), key=self._rank) is wait:
+                if self._next(what) is wait:
                     return
                 self._changed.wait(POLL)
         finally:
             self._waiting.remove(wait)
             self._changed.notify_all()
 
-    def _rank(self, wait: Wait) -> tuple[bool, bool, int, int, int]:
-        """The least is next: who listens, before whole batches, whoever has least of the work, who was first."""
-        job = wait.job
-        yields = job.kind == "batch" and time.monotonic() - wait.since < PATIENCE
+    def _next(self, what: str) -> Wait | None:
+        """Who gets a part of it now: the first that fits, but none goes before one that has waited for long.
+
+        Else smaller ones that keep coming would take whatever is given back, and a large one would wait for ever.
+        """
+        waiting = [wait for wait in self._waiting if wait.what == what and not wait.job.left]
+        for wait in sorted(waiting, key=self._rank):
+            if wait.fits():
+                return wait
+            if time.monotonic() - wait.since > PATIENCE:
+                break
+        return None
+
+    def _rank(self, wait: Wait) -> tuple[bool, bool, int, int, float]:
+        """The least is next: who listens, before whole batches, whoever has least of the work, who was first.
+
+        A batch was there before most others; its photos count from when their patience ends, or those of several
+        batches, which then follow each other without a gap, would let nobody in.
+        """
+        job, due = wait.job, wait.since + PATIENCE
+        yields = job.kind == "batch" and time.monotonic() < due
         in_hand = self._turns[f"session {job.client.session}"], self._turns[f"address {job.client.address}"]
-        return not job.heard(), yields, *in_hand, job.number
+        return not job.heard(), yields, *in_hand, due if job.kind == "batch" else job.since
 
     def _wait_text(self, kind: Kind, count: int) -> str:
         """When those that are before it will have ended, in words."""

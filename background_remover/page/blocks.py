@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +11,12 @@ import gradio as gr
 from background_remover.page.components import PhotoInput, PhotosInput
 from background_remover.page.files import NOT_HERE
 
+LARGEST = sys.float_info.max  # JSON's integers go further, beyond what becomes a float
 UNREADABLE = "What was sent can't be read: see the API's description for its parameters."
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def is_file(value: Any) -> bool:

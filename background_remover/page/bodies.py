@@ -35,10 +35,12 @@ DRAIN = 2.0  # seconds for which a body that is refused is read on, so that its 
 CHUNK = 1 << 20  # characters of a data: URL that are read at a time
 MAX_HEAD = 256  # characters of a data: URL before its comma
 MAX_ODD = 20_000_000  # characters of a data: URL that is read all at once, being spelled in a rare way
-MAX_ESCAPED = 10_000  # quotation marks within it
 STORED = "data:,stored:"  # before the path of the file that a data: URL has become
+REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 TOO_LARGE = "This is more than can be sent at once: photos may have {0} MB each, {1} MB together."
+TOO_MANY = f"These are more than {MAX_FILES} photos: send them in several requests."
+CUT_OFF = "This did not arrive whole: send it again."
 UNREADABLE = "This data: URL can't be read: send the photo as a file."
 TOO_SLOW = "This did not arrive in time: send it again."
 
@@ -79,11 +81,11 @@ async def admit_body(scope: Scope, receive: Receive) -> Receive:
     is_upload = scope["path"].startswith("/gradio_api/upload")
     most = MAX_UPLOAD if is_upload else MAX_JSON
     told = headers.get("content-length", "")
-    if told.isdigit() and int(told) > most:
+    if told.isdecimal() and int(told) > most:
         raise too_large()
     if is_upload:
         with refusing(507):
-            await asyncio.to_thread(file_store().make_room, int(told) if told.isdigit() else most)
+            await asyncio.to_thread(file_store().make_room, int(told) if told.isdecimal() else most)
         return counted(receive, most)
     body = await read_json(counted(receive, most))
     scope["headers"] = [
@@ -124,6 +126,8 @@ async def read_json(receive: Receive) -> bytes:
             async with asyncio.timeout(SECONDS):
                 while True:
                     message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise RefusedError(400, CUT_OFF)
                     file.write(message.get("body", b""))
                     if not message.get("more_body"):
                         break
@@ -148,18 +152,30 @@ def refusing(status: int) -> Iterator[None]:
 def store_data_urls(file: IO[bytes], size: int) -> bytes:
     """JSON with each data: URL of some length replaced by STORED and the path of a file with what it holds.
 
-    Raises PhotoError for more than MAX_BYTES in one, and RefusedError for more than MAX_REST besides.
+    Raises PhotoError for one that can't be read, and RefusedError for more than MAX_BYTES in one, more than MAX_FILES
+    and a background image, more than MAX_REST besides, and where the disk is full.
     """
     file.seek(0)
     text = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size > IN_MEMORY else file.read()
-    parts, rest, done = [], 0, 0
-    while (start := text.find(b'"data:', done)) >= 0:
+    parts, rest, done, count = [], 0, 0, 0
+    start = text.find(b'"data:')
+    while start >= 0:
+        if text[start - 1 : start] == b"\\":  # within a text
+            start = text.find(b'"data:', start + 1)
+            continue
+        if count == 0:
+            with refusing(507):
+                file_store().make_room(size)
+        count += 1
+        if count > MAX_FILES + 1:
+            raise RefusedError(413, TOO_MANY)
         end = end_of_string(text, start)
         parts += [text[done:start], b'"', store(text, start + 1, end), b'"']
         rest += start - done
         if rest > MAX_REST:
             raise too_large()
         done = end + 1
+        start = text.find(b'"data:', done)
     if rest + size - done > MAX_REST:
         raise too_large()
     return b"".join([*parts, text[done:]])
@@ -167,14 +183,11 @@ def store_data_urls(file: IO[bytes], size: int) -> bytes:
 
 def end_of_string(text: bytes | mmap.mmap, start: int) -> int:
     """Where the quotation mark is that ends the JSON string that begins at `start`. Raises PhotoError."""
-    end = start
-    for _ in range(MAX_ESCAPED):
-        end = text.find(b'"', end + 1)
-        if end < 0:
-            break
-        backslashes = len(before := text[max(start, end - 64) : end]) - len(before.rstrip(b"\\"))
-        if backslashes % 2 == 0:
-            return end
+    end = text.find(b'"', start + 1)
+    if end >= 0 and text.find(b"\\", start + 1, end) < 0:
+        return end
+    if found := REST_OF_STRING.match(text, start + 1, start + MAX_ODD):
+        return found.end() - 1
     raise PhotoError(UNREADABLE)
 
 

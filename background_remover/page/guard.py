@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from background_remover.page.bodies import RefusedError, admit_body
@@ -75,16 +76,23 @@ class Guard:
         self.hosts = frozenset(host.lower() for host in (known_hosts() if hosts is None else hosts))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # there are no routes for anything else
+            await send({"type": "websocket.close"})
             return
         sender = Sender(scope["path"], send)
         try:
             self._admit(scope)
-            receive = await admit_body(scope, receive)
+            body = await admit_body(scope, receive)
             with listeners.listening(heard_by(scope)):
-                await self.app(scope, receive, sender)
+                await self.app(scope, body, sender)
+        except ClientDisconnect:
+            return  # in the middle of an upload; nobody is left to be told
         except RefusedError as error:
+            if sender.started:
+                raise
             await error.answer(scope, receive, sender)
         except Exception as error:
             if sender.started or not scope["path"].startswith("/gradio_api/call/"):
@@ -94,13 +102,14 @@ class Guard:
     def _admit(self, scope: Scope) -> None:
         """Raises RefusedError for another host, another site's uploads, and routes that there are not."""
         headers = Headers(scope=scope)
-        if not self._is_ours(headers.get("host", "")):
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or not self._is_ours(hosts[0]):
             raise RefusedError(421, OTHER_HOST)
         if not self.hosts or not self._is_ours(headers.get("x-forwarded-host", "localhost").split(",")[0]):
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in FORWARDED]
         elif "x-gradio-server" in headers:
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"x-gradio-server"]
-        if scope["method"] == "POST" and scope["path"] == "/gradio_api/upload" and from_elsewhere(headers):
+        if scope["method"] == "POST" and scope["path"] == "/gradio_api/upload" and from_elsewhere(Headers(scope=scope)):
             raise RefusedError(403, OTHER_SITE)
         routes = ROUTES.get(scope["method"])
         if not (routes and routes.fullmatch(scope["path"])):
@@ -112,9 +121,11 @@ class Guard:
         A page of somebody else's can have its own name lead here, and would then be the same site to the browser.
         """
         name = host_name(host)
-        if name in self.hosts or name == "localhost" or name.endswith((".localhost", ".local", *SHARED)):
+        if name in self.hosts:
             return True
-        if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):  # without a dot
+        if re.fullmatch(r"[a-z0-9_.-]+", name) and (
+            "." not in name or name.endswith((".localhost", ".local", *SHARED))
+        ):
             return True
         try:
             ipaddress.ip_address(name)
@@ -165,7 +176,7 @@ def from_elsewhere(headers: Headers) -> bool:
 
 def client_address(request: Any) -> str:
     """Where a request comes from: of what a proxy says, only what the one that we know has added itself."""
-    forwarded = request.headers.get("x-forwarded-for", "") if request else ""
+    forwarded = ",".join(request.headers.getlist("x-forwarded-for")) if request else ""  # some add a line of their own
     if forwarded:  # `Guard` leaves it only where a proxy is configured
         return str(forwarded.rpartition(",")[2].strip())
     return str(request.client.host) if request and request.client else ""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from background_remover.cutout import Cutout
 
 MAX_BYTES = 350_000_000  # of all together: four photos of 12 megapixels; the newest stays whatever its size
+MAX_PAIRS = 16  # of them; what a pair is found by, strokes among it, takes up to 10 MB as well
 
 Pair = tuple[Cutout, Cutout]  # at full size, and as a preview
 
@@ -30,7 +31,9 @@ class RecentCutouts:
         pair = make()
         with self._lock:
             self._pairs[key] = pair
-            while len(self._pairs) > 1 and sum(map(byte_count, self._pairs.values())) > self._max_bytes:
+            while len(self._pairs) > 1 and (
+                len(self._pairs) > MAX_PAIRS or sum(map(byte_count, self._pairs.values())) > self._max_bytes
+            ):
                 self._pairs.popitem(last=False)
         return pair
 

@@ -25,7 +25,7 @@ from gradio.context import LocalContext
 from background_remover.page.files import file_store
 from background_remover.page.guard import client_address, listeners
 from background_remover.page.turns import current_job, scheduler
-from background_remover.scheduler import AbandonedError, Client, Job, Kind
+from background_remover.scheduler import WAITING, AbandonedError, Client, Job, Kind
 from utilities import PhotoError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ Steps = Generator[Any, None, None]
 END = object()
 
 _newest: dict[str, Work] = {}  # of each session that has one
-_threads = ThreadPoolExecutor(128, thread_name_prefix="job")
+# One for each job that there can be, and some for those that have been left and end: none waits for another's thread.
+_threads = ThreadPoolExecutor(sum(most for *_, most in WAITING.values()) + 64, thread_name_prefix="job")
 
 
 # --- errors ---
@@ -103,7 +104,7 @@ async def _run(
     name = handler.__name__
     client, event = who_asks()
     before = _newest.get(client.session) if newest else None
-    if before and before.first_input == inputs[0]:
+    if before and before.wanted and before.first_input == inputs[0]:
         yield {}
         return
     with plain_errors(name):
@@ -148,8 +149,15 @@ class Work:
         with file_store().request(*inputs):
             yield from handler(*inputs)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody still waits for it."""
+        return not self._job.left
+
     async def step(self) -> Any:
-        """The next value, or END."""
+        """The next value, or END, also where it was left between two steps and is being closed."""
+        if self._ended:
+            return END
         loop = asyncio.get_running_loop()
         self._running = loop.run_in_executor(_threads, self._context.run, self._next)
         self._running.add_done_callback(self._done)
@@ -161,6 +169,7 @@ class Work:
             self._close()
 
     def _next(self) -> Any:
+        value: Any = {}
         try:
             with plain_errors(self._name):
                 value = next(self._steps, END)
@@ -168,7 +177,7 @@ class Work:
             self._job.leave()
             if not self._replaced:
                 raise
-        return {} if self._replaced else value
+        return {} if self._replaced and value is not END else value
 
     def replace(self) -> None:
         """A newer one of the same visitor's takes its place."""

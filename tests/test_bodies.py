@@ -203,21 +203,39 @@ def test_a_body_that_does_not_arrive_is_not_waited_for_long(port, app, store, mo
     assert len(app.asked) == before
 
 
-def test_uploads_and_photos_in_json_are_refused_where_the_disk_is_full(port, store):
+def test_uploads_and_large_json_are_refused_where_the_disk_is_full(port, store, monkeypatch):
+    monkeypatch.setattr(bodies, "IN_MEMORY", 1000)
     store.max_bytes = 1000
     assert send(port, UPLOAD, bytes(2000)) == (507, FULL)
     status, said = send(port, CALL, json.dumps([DATA_URL]))
     assert (status, said["error"]) == (507, FULL)
-    assert send(port, CALL, json.dumps(["a" * 2000]))[0] == 200
+    assert send(port, CALL, json.dumps(["a" * 900]))[0] == 200
     assert files(store) == []
 
 
-def test_room_is_made_by_deleting_what_is_oldest(port, store):
+def test_room_is_made_by_deleting_what_is_oldest(port, store, monkeypatch):
+    body = json.dumps([DATA_URL] * 6)
+    monkeypatch.setattr(bodies, "IN_MEMORY", 1000)
+    monkeypatch.setattr(bodies, "STEP", len(body))
     (store.new_folder() / "old").write_bytes(bytes(2000))
     time.sleep(0.02)
-    store.max_bytes = 9000
-    assert send(port, CALL, json.dumps([DATA_URL] * 6))[0] == 200
+    store.max_bytes = len(body) + 1000
+    assert send(port, CALL, body)[0] == 200
     assert files(store) == [PNG] * 6
+
+
+def test_bodies_that_come_in_at_once_have_the_room_of_one(port, store, monkeypatch):
+    monkeypatch.setattr(bodies, "STEP", 1000)
+    store.max_bytes = 1500
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head(f"POST {UPLOAD}", "Content-Length: 900") + bytes(800))
+        deadline = time.monotonic() + 10
+        while not store._coming and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert send(port, UPLOAD, bytes(900)) == (507, FULL)
+        connection.sendall(bytes(100))
+        assert read(read_all(connection))[0] == 200
+    assert send(port, UPLOAD, bytes(900))[0] == 200
 
 
 # --- photos in JSON ---

@@ -13,14 +13,15 @@ import json
 import mmap
 import re
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import IO
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from background_remover.page.files import file_store
+from background_remover.page.files import ONCE, file_store
 from background_remover.photos import read_data_url
 from utilities import PhotoError
 
@@ -30,7 +31,9 @@ MAX_UPLOAD = 500_000_000  # bytes of all files of a request
 MAX_JSON = MAX_BYTES * 4 // 3 + 4_000_000  # a photo as a data: URL, and the rest
 MAX_REST = 4_000_000  # bytes of JSON without its data: URLs: 50,000 points of a brush take about two
 IN_MEMORY = 1 << 20  # bytes of a body that is looked through as it is; a longer one lies on the disk meanwhile
-SECONDS = 60.0  # in which JSON has to arrive
+STEP = 32_000_000  # bytes of a body for which room is made on the disk at a time
+SECONDS = 30.0  # in which a body has to arrive, and one more for every
+PACE = 10_000  # bytes of it
 DRAIN = 2.0  # seconds for which a body that is refused is read on, so that its sender can read the answer
 CHUNK = 1 << 20  # characters of a data: URL that are read at a time
 MAX_HEAD = 256  # characters of a data: URL before its comma
@@ -73,40 +76,62 @@ def too_large() -> RefusedError:
     return RefusedError(413, TOO_LARGE.format(MAX_BYTES // 1_000_000, MAX_UPLOAD // 1_000_000))
 
 
-async def admit_body(scope: Scope, receive: Receive) -> Receive:
-    """What gives the app the body, within its limits. Raises RefusedError, also later, when that gives more."""
+@contextlib.asynccontextmanager
+async def admitted(scope: Scope, receive: Receive) -> AsyncIterator[Receive]:
+    """While a request runs: what gives the app its body, within the limits.
+
+    Raises RefusedError, also later, when the app asks for more.
+    """
     if scope["method"] != "POST":
-        return receive
-    headers = Headers(scope=scope)
+        yield receive
+        return
     is_upload = scope["path"].startswith("/gradio_api/upload")
     most = MAX_UPLOAD if is_upload else MAX_JSON
-    told = headers.get("content-length", "")
+    told = Headers(scope=scope).get("content-length", "")
     if told.isdecimal() and int(told) > most:
         raise too_large()
-    if is_upload:
-        with refusing(507):
-            await asyncio.to_thread(file_store().make_room, int(told) if told.isdecimal() else most)
-        return counted(receive, most)
-    body = await read_json(counted(receive, most))
+    with file_store().receiving() as make_room:
+        counted = Counted(receive, most, make_room, 0 if is_upload else IN_MEMORY)
+        if is_upload:
+            yield counted
+            return
+        body = await read_json(counted)
     scope["headers"] = [
         (name, str(len(body)).encode() if name == b"content-length" else value) for name, value in scope["headers"]
     ]
-    return given(body, receive)
+    yield given(body, receive)
 
 
-def counted(receive: Receive, most: int) -> Receive:
-    """The same, which raises RefusedError after `most` bytes."""
-    count = 0
+class Counted:
+    """What gives a body, of no more than `most` bytes, at some pace, and after `room` bytes with room on the disk.
 
-    async def receive_counted() -> Message:
-        nonlocal count
-        message = await receive()
-        count += len(message.get("body", b""))
-        if count > most:
+    It raises RefusedError otherwise.
+    """
+
+    def __init__(self, receive: Receive, most: int, make_room: Callable[[int], None], room: int) -> None:
+        self._receive, self._most, self._make_room, self._room = receive, most, make_room, room
+        self._count = 0
+        self._start = time.monotonic()
+        self._ended = False
+
+    async def __call__(self) -> Message:
+        """The next part, or what comes after the last."""
+        if self._ended:
+            return await self._receive()
+        late = self._start + SECONDS + self._count / PACE - time.monotonic()
+        try:
+            message = await asyncio.wait_for(self._receive(), late)
+        except TimeoutError:
+            raise RefusedError(408, TOO_SLOW) from None
+        self._ended = not message.get("more_body")
+        self._count += len(message.get("body", b""))
+        if self._count > self._most:
             raise too_large()
+        if self._count > self._room:
+            self._room += STEP
+            with refusing(507):
+                await asyncio.to_thread(self._make_room, STEP)
         return message
-
-    return receive_counted
 
 
 def given(body: bytes, receive: Receive) -> Receive:
@@ -122,17 +147,13 @@ def given(body: bytes, receive: Receive) -> Receive:
 async def read_json(receive: Receive) -> bytes:
     """The body, its data: URLs in files. Raises RefusedError."""
     with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(file_store().folder)) as file:
-        try:
-            async with asyncio.timeout(SECONDS):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise RefusedError(400, CUT_OFF)
-                    file.write(message.get("body", b""))
-                    if not message.get("more_body"):
-                        break
-        except TimeoutError:
-            raise RefusedError(408, TOO_SLOW) from None
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RefusedError(400, CUT_OFF)
+            file.write(message.get("body", b""))
+            more = bool(message.get("more_body"))
         size = file.tell()
         if size == 0:
             return b""
@@ -153,7 +174,7 @@ def store_data_urls(file: IO[bytes], size: int) -> bytes:
     """JSON with each data: URL of some length replaced by STORED and the path of a file with what it holds.
 
     Raises PhotoError for one that can't be read, and RefusedError for more than MAX_BYTES in one, more than MAX_FILES
-    and a background image, more than MAX_REST besides, and where the disk is full.
+    and a background image, and more than MAX_REST besides.
     """
     file.seek(0)
     text = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size > IN_MEMORY else file.read()
@@ -163,9 +184,6 @@ def store_data_urls(file: IO[bytes], size: int) -> bytes:
         if text[start - 1 : start] == b"\\":  # within a text
             start = text.find(b'"data:', start + 1)
             continue
-        if count == 0:
-            with refusing(507):
-                file_store().make_room(size)
         count += 1
         if count > MAX_FILES + 1:
             raise RefusedError(413, TOO_MANY)
@@ -197,7 +215,7 @@ def store(text: bytes | mmap.mmap, start: int, end: int) -> bytes:
         return text[start:end]  # a tool's, which has come through here before
     if (end - start) * 3 // 4 > MAX_BYTES * 1.01:
         raise too_large()
-    path = file_store().new_folder() / "photo"
+    path = file_store().new_folder(ONCE) / "photo"
     head = re.fullmatch(rb"data:[^,\\]*;base64", text[start : start + MAX_HEAD].partition(b",")[0], re.IGNORECASE)
     with path.open("wb") as file:
         try:

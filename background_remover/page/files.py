@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,18 +130,27 @@ class FileStore:
                     remove(self.folder / name)
 
     @contextmanager
-    def receiving(self, byte_count: int) -> Iterator[None]:
-        """While so many bytes come in, to be kept here. Raises PhotoError if what is in use leaves no room for them."""
-        with self._lock:
-            room = self._coming + byte_count
-            if self.sweep(room=room) + room > self.max_bytes:
-                raise PhotoError(FULL)
-            self._coming += byte_count
+    def receiving(self) -> Iterator[Callable[[int], None]]:
+        """While something comes in: what is told of each so many bytes of it, and makes room for them.
+
+        That raises PhotoError if what is in use leaves no room.
+        """
+        came = 0
+
+        def make_room(byte_count: int) -> None:
+            nonlocal came
+            with self._lock:
+                room = self._coming + byte_count
+                if self.sweep(room=room) + room > self.max_bytes:
+                    raise PhotoError(FULL)
+                self._coming += byte_count
+                came += byte_count
+
         try:
-            yield
+            yield make_room
         finally:
             with self._lock:
-                self._coming -= byte_count
+                self._coming -= came
 
     def sweep(self, at_most_every: float = 0.0, room: float = 0.0) -> int:
         """Delete what is older than the lifetime and, the oldest first, what is too much; nothing that is in use.

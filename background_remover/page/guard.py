@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from background_remover.page.bodies import RefusedError, admit_body
+from background_remover.page.bodies import RefusedError, admitted
 from background_remover.page.files import read_names
 
 logger = logging.getLogger(__name__)
@@ -85,9 +85,9 @@ class Guard:
         sender = Sender(scope["path"], send)
         try:
             self._admit(scope)
-            body = await admit_body(scope, receive)
-            with listeners.listening(heard_by(scope)):
-                await self.app(scope, body, sender)
+            async with admitted(scope, receive) as body:
+                with listeners.listening(heard_by(scope)):
+                    await self.app(scope, body, sender)
         except ClientDisconnect:
             return  # in the middle of an upload; nobody is left to be told
         except RefusedError as error:

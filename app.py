@@ -62,9 +62,9 @@ from background_remover.page.turns import (
     check_count,
     check_finish,
     check_wanted,
-    decoder,
     edit_turn,
     open_upload,
+    sandbox,
     scheduler,
     turn,
 )
@@ -78,7 +78,7 @@ for chatty in ("httpx", "mcp"):
 background_remover.keep_freed_memory()
 try:
     file_store()
-    decoder()
+    sandbox()
     remover = BackgroundRemover.from_pretrained(on_device=spaces.GPU(duration=10), between_steps=check_wanted)
 except (SettingError, WeightsError, EngineError) as error:
     raise SystemExit(str(error)) from None
@@ -613,7 +613,7 @@ def serve() -> None:
         pass
     scheduler().close(ENDING)
     demo.close()
-    decoder().close()
+    sandbox().close()
 
 
 if __name__ == "__main__":

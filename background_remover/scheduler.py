@@ -136,11 +136,6 @@ class Scheduler:
             for job in self._jobs:
                 job.leave()
 
-    @property
-    def anybody_waits(self) -> bool:
-        """Whether a turn waits for what others have."""
-        return bool(self._waiting)
-
     # --- turns ---
 
     @contextmanager

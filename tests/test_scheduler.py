@@ -144,7 +144,7 @@ def test_no_more_is_given_out_than_there_is_and_all_of_it_comes_back(scheduler, 
     for kind, most in SLOTS.items():
         assert worst[f"slots of {kind}"] <= most
     assert worst["slots of photo"] == SLOTS["photo"]  # and no less, or the test would show nothing
-    assert not scheduler.anybody_waits
+    assert not scheduler._waiting
     everything = [
         Turn(scheduler, scheduler.admit("photo", Client("a", "a")), MEMORY[share]) for share in ("other", "large")
     ]

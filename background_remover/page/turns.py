@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from background_remover.cutout import Cutout, Finish
-from background_remover.decoding import Decoder
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES
 from background_remover.page.files import NOT_HERE, Upload, number_setting
 from background_remover.photos import Photo
+from background_remover.sandbox import Sandbox
 from background_remover.scheduler import Job, Scheduler
 from utilities import PhotoError
 
@@ -33,10 +33,10 @@ def scheduler() -> Scheduler:
 
 
 @functools.cache
-def decoder() -> Decoder:
+def sandbox() -> Sandbox:
     """The one of this process, as the environment has it. Raises SettingError."""
     pixels = number_setting("RMBG_MAX_PIXELS", MAX_PIXELS)
-    return Decoder(int(pixels), MAX_BYTES, lambda: scheduler().anybody_waits)
+    return Sandbox(int(pixels), MAX_BYTES)
 
 
 def check_wanted() -> None:
@@ -84,9 +84,9 @@ def _turn(uploads: Sequence[Upload | None], beside: Sequence[Upload] = ()) -> It
     files = [file for file in (*uploads, *beside) if file]
     if not all(Path(file).is_file() for file in files):
         raise PhotoError(NOT_HERE)
-    headers = [decoder().measure(file, job.check) for file in files]
+    headers = [sandbox().measure(file, job.check) for file in files]
     with scheduler().memory(job, WORK * sum(header.byte_count for header in headers)):
-        photos = [decoder().open(upload, job.check) if upload else None for upload in uploads]
+        photos = [sandbox().open(upload, job.check) if upload else None for upload in uploads]
         with scheduler().slot(job):
             job.check()
             yield photos
@@ -94,7 +94,7 @@ def _turn(uploads: Sequence[Upload | None], beside: Sequence[Upload] = ()) -> It
 
 def open_upload(upload: Upload) -> Photo:
     """The photo in an upload, within a turn. Raises PhotoError."""
-    return decoder().open(upload, check_wanted)
+    return sandbox().open(upload, check_wanted)
 
 
 def check_finish(finish: Finish) -> Upload | None:

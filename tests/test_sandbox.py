@@ -18,9 +18,9 @@ import pytest
 from helpers import PERSON, ROOT, SENTENCES
 from PIL import Image, ImageCms, TiffImagePlugin, TiffTags
 
-from background_remover import decoding
-from background_remover.decoding import CANNOT, ENDING, MEMORY, TOO_SLOW, WARM, WORKERS, Decoder
+from background_remover import sandbox
 from background_remover.photos import measure_photo, open_photo
+from background_remover.sandbox import CANNOT, ENDING, MEMORY, TOO_SLOW, WARM, WORKERS, Sandbox
 from utilities import PhotoError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
@@ -28,8 +28,8 @@ SOON = 10.0  # seconds; for what takes a fraction of one, on a machine that does
 
 
 @pytest.fixture(scope="module")
-def decoder() -> Iterator[Decoder]:
-    decoder = Decoder()
+def decoder() -> Iterator[Sandbox]:
+    decoder = Sandbox()
     yield decoder
     decoder.close()
 
@@ -140,7 +140,7 @@ def test_what_is_no_photo_is_told_in_the_same_sentence(decoder, bad_files, name)
 
 
 def test_the_limits_are_those_that_the_decoder_was_given(photos):
-    decoder = Decoder(max_pixels=60 * 40 - 1, max_bytes=3000)
+    decoder = Sandbox(max_pixels=60 * 40 - 1, max_bytes=3000)
     try:
         for ask in (decoder.open, decoder.measure):
             with pytest.raises(PhotoError, match="megapixels"):
@@ -176,8 +176,8 @@ def impatient(monkeypatch) -> Callable[..., None]:
     """A decoder's patience, for this test: in all, and while others wait."""
 
     def be(seconds: float, while_others_wait: float) -> None:
-        monkeypatch.setattr(decoding, "SECONDS", seconds)
-        monkeypatch.setattr(decoding, "SECONDS_WHILE_OTHERS_WAIT", while_others_wait)
+        monkeypatch.setattr(sandbox, "SECONDS", seconds)
+        monkeypatch.setattr(sandbox, "SECONDS_WHILE_OTHERS_WAIT", while_others_wait)
 
     return be
 
@@ -226,7 +226,8 @@ def test_it_gets_less_time_while_others_wait(decoder, stopped, photos, monkeypat
 
 
 def test_those_who_wait_for_a_process_count_as_others_and_get_one(decoder, stopped, photos, impatient, monkeypatch):
-    monkeypatch.setattr(decoding, "WORKERS", 1)
+    monkeypatch.setattr(sandbox, "WORKERS", 1)
+    monkeypatch.setattr(sandbox, "LONG", 0.2)
     impatient(60, 1)
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(decoder.open, str(photos["jpeg"])) for _ in range(4)]
@@ -251,7 +252,8 @@ def test_the_time_in_which_a_process_starts_is_not_the_photos(monkeypatch, tmp_p
     slow = f'sleep 1; exec {sys.executable} "$@"'
     monkeypatch.setattr(sys, "executable", script(tmp_path, slow))
     impatient(60, 0.8)
-    decoder = Decoder(others_wait=lambda: True)
+    monkeypatch.setattr(Sandbox, "_others_wait", lambda _: True)
+    decoder = Sandbox()
     try:
         assert decoder.open(str(photos["1 pixel"])).shape == (1, 1)
     finally:
@@ -322,7 +324,7 @@ def test_what_a_photo_needed_is_given_back(decoder, tmp_path):
 
 def test_neither_photos_nor_processes_that_end_leave_descriptors_or_children(photos, bad_files, impatient):
     before, running = descriptors(), children()
-    decoder = Decoder()
+    decoder = Sandbox()
     try:
         for _ in range(50):
             decoder.open(str(photos["jpeg"]))
@@ -348,7 +350,7 @@ def test_a_server_with_a_thousand_connections_opens_photos(photos):
         pytest.skip("may have too few files open")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(2000, limits[0]), limits[1]))
     connections = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
-    decoder = Decoder()
+    decoder = Sandbox()
     try:
         assert decoder.open(str(photos["1 pixel"])).shape == (1, 1)
     finally:
@@ -363,7 +365,7 @@ def test_a_server_with_a_thousand_connections_opens_photos(photos):
 
 def test_after_the_end_no_child_is_left_and_none_is_started(photos):
     running = children()
-    decoder = Decoder()
+    decoder = Sandbox()
     assert len(children() - running) == WARM
     decoder.close()
     assert children() == running
@@ -375,9 +377,9 @@ def test_after_the_end_no_child_is_left_and_none_is_started(photos):
 
 
 def test_the_end_ends_what_is_in_hand_and_what_waits(photos, monkeypatch):
-    monkeypatch.setattr(decoding, "WORKERS", WARM)
+    monkeypatch.setattr(sandbox, "WORKERS", WARM)
     running, before = children(), descriptors()
-    decoder = Decoder()
+    decoder = Sandbox()
     for pid in children() - running:
         os.kill(pid, signal.SIGSTOP)
     with ThreadPoolExecutor(WARM + 3) as pool:
@@ -396,8 +398,8 @@ def test_the_end_ends_what_is_in_hand_and_what_waits(photos, monkeypatch):
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     code = """
         import os, signal, sys
-        from background_remover.decoding import Decoder
-        decoder = Decoder()
+        from background_remover.sandbox import Sandbox
+        decoder = Sandbox()
         decoder.open(sys.argv[1])
         print(*[worker._process.pid for worker in decoder._free], flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -423,7 +425,7 @@ def script(folder: Path, text: str) -> str:
 def test_a_process_knows_no_secrets_and_writes_no_file(monkeypatch, photos):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     running = children()
-    decoder = Decoder()
+    decoder = Sandbox()
     try:
         decoder.open(str(photos["jpeg"]))
         decoder.open(str(photos["jpeg"]))
@@ -466,14 +468,14 @@ LIAR = """
 
 
 @pytest.fixture
-def liar(monkeypatch, tmp_path) -> Iterator[Callable[[str], Decoder]]:
+def liar(monkeypatch, tmp_path) -> Iterator[Callable[[str], Sandbox]]:
     """A decoder whose processes run something else."""
-    decoders: list[Decoder] = []
+    decoders: list[Sandbox] = []
 
-    def start(lie: str) -> Decoder:
+    def start(lie: str) -> Sandbox:
         (tmp_path / "liar.py").write_text(textwrap.dedent(LIAR).replace("LIE", lie))
         monkeypatch.setattr(sys, "executable", script(tmp_path, f"exec {sys.executable} {tmp_path}/liar.py $3"))
-        decoders.append(Decoder(max_pixels=1 << 20))
+        decoders.append(Sandbox(max_pixels=1 << 20))
         return decoders[-1]
 
     yield start

@@ -35,6 +35,7 @@ WORKERS = 4  # processes at most; 50 MB each while they have nothing to do
 WARM = 2  # of them that are started at once
 SECONDS = 10.0  # for one file
 SECONDS_WHILE_OTHERS_WAIT = 2.0  # a photo of 64 megapixels takes one or two
+LONG = 1.0  # seconds for which somebody has to wait for that
 MEMORY = 1536 << 20  # bytes that a worker may have of its own: 64 megapixels of 16 bits with alpha, twice
 LARGE = 64 << 20  # bytes of a photo from which what it needed is given back to the system
 MAX_ANSWER = 1 << 16  # bytes of a worker's answer, all but the pixels
@@ -51,26 +52,23 @@ def nobody_left() -> None:
     """For whoever does not care whether anybody still waits."""
 
 
-class Decoder:
+class Sandbox:
     """Opens photos in worker processes; from any thread.
 
-    `max_pixels` and `max_bytes` are those of `open_photo`; `others_wait` says whether somebody waits for what the
-    one whose photo is being opened has, beside those who wait for a worker.
+    `max_pixels` and `max_bytes` are those of `open_photo`.
     """
 
     def __init__(
         self,
         max_pixels: int = photos.MAX_PIXELS,
         max_bytes: int = photos.MAX_BYTES,
-        others_wait: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._others_wait = others_wait
         self._limits = {"max_pixels": max_pixels, "max_bytes": max_bytes}
         self._arena_size = max_pixels * 8 + (64 << 20)  # 16 bits with alpha, and the rest
         self._free: list[Worker] = []
         self._busy: list[Worker] = []
         self._changed = threading.Condition()
-        self._waiting = 0
+        self._waiting: list[float] = []  # for a worker, since when
         self._closed = False
         for _ in range(WARM):
             self._free.append(Worker(self._arena_size))
@@ -101,7 +99,7 @@ class Decoder:
         worker = self._take(check)
         try:
             worker.send({"what": what, "path": path, **self._limits}, check)
-            line = worker.receive(check, lambda: self._waiting > 0 or self._others_wait())
+            line = worker.receive(check, self._others_wait)
             return worker.read(line, read)
         finally:
             with self._changed:
@@ -113,16 +111,21 @@ class Decoder:
             if not stays:
                 worker.kill()
 
+    def _others_wait(self) -> bool:
+        """Whether somebody has waited for a worker for long."""
+        return time.monotonic() - min(self._waiting, default=math.inf) > LONG
+
     def _take(self, check: Callable[[], None]) -> Worker:
         """A worker with nothing to do."""
         with self._changed:
-            self._waiting += 1
+            since = time.monotonic()
+            self._waiting.append(since)
             try:
                 while not (self._free or self._closed) and len(self._busy) >= WORKERS:
                     self._changed.wait(POLL)
                     check()
             finally:
-                self._waiting -= 1
+                self._waiting.remove(since)
             if self._closed:
                 raise PhotoError(ENDING)
             while self._free and not self._free[-1].idles():  # the system may have ended it, for its memory
@@ -141,7 +144,7 @@ class Worker:
         self._file = open_shared(arena_size)
         self._arena = mmap.mmap(self._file.fileno(), arena_size)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from background_remover.decoding import work; work()", str(self._file.fileno())],
+            [sys.executable, "-c", "from background_remover.sandbox import work; work()", str(self._file.fileno())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

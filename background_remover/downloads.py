@@ -16,8 +16,6 @@ from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
-STALL_NOTICE = 10.0  # seconds without progress after which that is said
-STALL_LIMIT = 120.0  # seconds without progress after which a download is given up
 LONGEST = 3600.0  # seconds after which it is given up anyhow: a file of weights at 50 kB/s
 
 # What an operating system says where a disk or a folder is to blame, and not a network.
@@ -96,24 +94,20 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def wait(ended: Callable[[float], bool], progress: Callable[[], object], who: str) -> None:
-    """Wait for a download by `who` to end.
+def wait(ended: Callable[[float], bool], progress: Callable[[], object], limit: float) -> Iterator[float]:
+    """Wait for a download to end; gives time and again for how many seconds it has made no progress.
 
     `ended` waits so many seconds at most for the end and says whether it came. `progress` is another value whenever
     the download has moved on.
 
-    Raises TimeoutError after STALL_LIMIT seconds without progress, and after LONGEST seconds.
+    Raises TimeoutError after `limit` seconds without progress, and after LONGEST seconds.
     """
     started = moved = time.monotonic()
-    last, told = progress(), False
+    last = progress()
     while not ended(0.2):
         seen, now = progress(), time.monotonic()
         if seen != last:
-            last, moved, told = seen, now, False
-        if now - moved > STALL_LIMIT or now - started > LONGEST:
+            last, moved = seen, now
+        if now - moved > limit or now - started > LONGEST:
             raise TimeoutError
-        if now - moved > STALL_NOTICE and not told:
-            told = True
-            logger.warning(
-                "%s has sent nothing for %.0f seconds: waiting for %.0f at most.", who, STALL_NOTICE, STALL_LIMIT
-            )
+        yield now - moved

@@ -49,6 +49,7 @@ from background_remover.downloads import (
 logger = logging.getLogger(__name__)
 
 HUB_TIMEOUT = 3.0  # seconds in which the Hub must answer before it counts as unreachable
+STALL_LIMIT = 240.0  # seconds without progress, of which the client tells every 10 MB, until a trickle is given up
 
 Candidate = tuple[str, str, str | None]  # revision, file, and its sha256 if it is known
 Result = TypeVar("Result")
@@ -173,11 +174,12 @@ def _download(repo: str, name: str, revision: str, force_download: bool = False)
     download = _start(
         lambda: hf_hub_download(repo, name, revision=revision, force_download=force_download, tqdm_class=Bar)
     )
-    wait(
+    for _ in wait(
         lambda seconds: bool(futures.wait([download], seconds).done),
         lambda: (received, folder_size(folder)),
-        "The Hugging Face Hub",
-    )
+        STALL_LIMIT,
+    ):
+        pass  # where nothing comes at all, the client itself says so, and gives up after a minute
     return Path(download.result())
 
 

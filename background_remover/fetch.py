@@ -14,6 +14,7 @@ import shutil
 import socket
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -75,7 +76,7 @@ NO_PHOTO = "No photo could be fetched from this address: check it, or send the p
 DELETED = "This result has been deleted here since: make it again."
 
 
-async def fetch(url: str, folder: str, max_bytes: int = photos.MAX_BYTES) -> str:
+async def fetch(url: str, folder: str, *, max_bytes: int = photos.MAX_BYTES) -> str:
     """The path in `folder` of what an http or https URL holds, downloaded; at most `max_bytes`.
 
     `folder` is where the server keeps what it gives out: a URL of one of those files, under whatever name the
@@ -91,21 +92,10 @@ async def fetch(url: str, folder: str, max_bytes: int = photos.MAX_BYTES) -> str
         async with asyncio.timeout(MAX_SECONDS):
             await _download(url, target, max_bytes)
     except PhotoError:
-        shutil.rmtree(target.parent, ignore_errors=True)
         raise
-    except (
-        httpx.HTTPError,
-        httpx.InvalidURL,
-        OSError,
-        ValueError,
-        RuntimeError,
-        zlib.error,
-    ) as error:  # TimeoutError is an OSError
-        shutil.rmtree(target.parent, ignore_errors=True)
+    # a TimeoutError is an OSError
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError, zlib.error) as error:
         raise PhotoError(NO_PHOTO) from error
-    except BaseException:  # whoever asked has gone
-        shutil.rmtree(target.parent, ignore_errors=True)
-        raise
     return str(target)
 
 
@@ -131,13 +121,20 @@ async def _download(url: str, target: Path, max_bytes: int) -> None:
                     at = at.join(answer.headers["Location"])
                     continue
                 answer.raise_for_status()
-                _check_size(int(answer.headers.get("Content-Length", 0)), max_bytes)
-                target.parent.mkdir(parents=True)
-                with target.open("wb") as file:
-                    async for chunk in _content(answer, max_bytes):
-                        file.write(chunk)
-                return
+                return await _save(answer, target, max_bytes)
     raise PhotoError(NO_PHOTO)
+
+
+async def _save(answer: httpx.Response, target: Path, max_bytes: int) -> None:
+    _check_size(int(answer.headers.get("Content-Length", 0)), max_bytes)
+    target.parent.mkdir(parents=True)
+    try:
+        with target.open("wb") as file:
+            async for chunk in _content(answer, max_bytes):
+                file.write(chunk)
+    except BaseException:  # one is that whoever asked has gone
+        shutil.rmtree(target.parent, ignore_errors=True)
+        raise
 
 
 async def _content(answer: httpx.Response, max_bytes: int) -> AsyncIterator[bytes]:
@@ -165,8 +162,6 @@ async def _content(answer: httpx.Response, max_bytes: int) -> AsyncIterator[byte
 
 
 def _check_size(count: int, max_bytes: int) -> None:
-    if count:
-        photos.check_bytes(count)
     if count > max_bytes:
         raise PhotoError(f"This file has more than {max_bytes / 1e6:g} MB: save it smaller, perhaps as a JPEG.")
 
@@ -180,18 +175,18 @@ class PublicTransport(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """As httpx asks for it. Raises PhotoError unless all addresses that the host has are public."""
-        addresses = await _addresses(request.url)
+        *others, last = await _addresses(request.url)
         # What the server is called, for its certificate; the header Host has it already.
         extensions = request.extensions | {"sni_hostname": request.url.raw_host.decode("ascii")}
-        for address in addresses:
-            to = request.url.copy_with(host=address)
-            checked = httpx.Request(request.method, to, headers=request.headers, extensions=extensions)
-            try:
-                return await super().handle_async_request(checked)
-            except (httpx.ConnectError, httpx.ConnectTimeout):
-                if address == addresses[-1]:
-                    raise
-        raise PhotoError(NO_PHOTO)
+
+        def at(address: str) -> httpx.Request:
+            url = request.url.copy_with(host=address)
+            return httpx.Request(request.method, url, headers=request.headers, extensions=extensions)
+
+        for address in others:
+            with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+                return await super().handle_async_request(at(address))
+        return await super().handle_async_request(at(last))
 
 
 async def _addresses(url: httpx.URL) -> list[str]:

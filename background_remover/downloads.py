@@ -43,12 +43,12 @@ class UnavailableError(WeightsError):
 
 
 class DiskError(UnavailableError):
-    """The folder that weights are cached in does not take them."""
+    """The folder that weights are cached in does not take them, or does not give them."""
 
     def __init__(self, folder: str | os.PathLike[str], variable: str, error: OSError) -> None:
         super().__init__(
-            f"they can't be kept ({error.strerror or type(error).__name__})",
-            f"free some space in '{os.fspath(folder)}' and let it be written to, or set {variable} to another folder",
+            f"their cache can't be used ({error.strerror or type(error).__name__})",
+            f"make '{os.fspath(folder)}' a folder with some space that may be written to, or set {variable} to another",
         )
 
 

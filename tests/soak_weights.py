@@ -117,10 +117,10 @@ def main() -> None:
     for name, way_of in WAYS.items():
         with tempfile.TemporaryDirectory() as folder, way_of() as way:
             hit = kill_and_start(way, Path(folder, "kills"), options.kills, options.seed)
-            print(f"{name}: {options.kills} kills, {hit} of them on the way, verified weights after each")
+            print(f"{name}: {options.kills} kills, {hit} of them on the way, verified weights after each", flush=True)
         with tempfile.TemporaryDirectory() as folder, way_of() as way:
             transfers = race(way, Path(folder, "races"), options.races)
-            print(f"{name}: {options.races} races of 4, {transfers} transfers, verified weights in all")
+            print(f"{name}: {options.races} races of 4, {transfers} transfers, verified weights in all", flush=True)
 
 
 if __name__ == "__main__":

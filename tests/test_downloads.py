@@ -261,6 +261,16 @@ def test_what_a_read_only_cache_has_is_enough(hub, load, isnet_cached, read_only
     assert load(weights.ISNET, PATH="")["name"] == weights.ISNET
 
 
+def test_brias_weights_in_a_read_only_cache_need_no_hub(hub, load, read_only, tmp_path):
+    hub.files[weights.BRIA, weights.BRIA_REVISION, "model.safetensors"] = TENSORS
+    load(None, AS_BRIA)
+    read_only(tmp_path / "hf")
+    hub.requests.clear()
+    found = load(None, AS_BRIA, PATH="")
+    assert (found["name"], found["note"]) == (weights.BRIA, "")
+    assert hub.requests == []
+
+
 def test_what_a_full_disk_has_is_enough(hub, load, isnet_cached, tmp_path):
     hub.files[weights.BRIA, weights.BRIA_REVISION, "model.safetensors"] = LARGE
     first = as_bria(LARGE) + "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"

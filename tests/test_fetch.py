@@ -302,12 +302,19 @@ def test_a_file_that_the_server_gave_out_is_not_asked_for_again(server, tmp_path
     assert reached == []
 
 
-def test_a_result_that_was_deleted_since_is_told_as_that(server, tmp_path):
+@pytest.mark.parametrize("query", ["", "?download=1", "#top"])
+def test_a_result_that_was_deleted_since_is_told_as_that(server, tmp_path, query):
     port, reached, _ = server
-    for query in ("", "?download=1", "#top"):
-        url = f"http://{PRIVATE}:{port}/gradio_api/file={tmp_path}/secret/result.png{query}"
-        refused(url, tmp_path, "deleted here since: make it again")
+    path = f"gradio_api/file={tmp_path}/secret/result.png{query}"
+    refused(f"http://{PRIVATE}:{port}/{path}", tmp_path, "deleted here since: make it again")
     assert reached == []
+    refused(f"http://{PUBLIC}:{port}/gone/{path}", tmp_path, "deleted here since: make it again")
+
+
+def test_a_result_of_another_such_server_is_fetched(server, tmp_path):
+    port, *_ = server
+    url = f"http://{PUBLIC}:{port}/photo/gradio_api/file={tmp_path}/secret/result.png"
+    assert get(url, tmp_path).read_bytes() == PERSON.read_bytes()
 
 
 # Addresses of each network that is refused, and the nearest that are not.

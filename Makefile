@@ -19,7 +19,7 @@ quick: $(VENV)/dev
 
 # Downloads of weights that are killed at random points, and races for them: half an hour on two cores.
 soak: $(VENV)/dev
-	$(BIN)/python tests/soak_weights.py --kills 20 --races 10
+	$(BIN)/python tests/soak_weights.py
 
 lint: $(VENV)/dev
 	rm -f background_remover/page/*.pyi  # which Gradio writes, and mypy would read instead

@@ -114,7 +114,7 @@ def _wait(process: subprocess.Popen[str], folder: Path, package: str, byte_count
         told = False
         for seconds in wait(ended, progress, STALL_LIMIT):
             if seconds > STALL_NOTICE and not told:
-                logger.warning("npm has made no progress for %.0f s and is given up after %.0f s.", seconds, STALL_LIMIT)
+                logger.warning("npm has made no progress for %.0f s: given up after %.0f s.", seconds, STALL_LIMIT)
             told = seconds > STALL_NOTICE
 
 

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: app test quick lint constraints benchmark quality pictures browser
+.PHONY: app test quick soak lint constraints benchmark quality pictures browser
 
 app: $(VENV)/app
 	$(BIN)/python app.py
@@ -17,12 +17,17 @@ test: $(VENV)/dev browser
 quick: $(VENV)/dev
 	$(BIN)/python -m pytest -m "not slow and not browser and not network"
 
+# Downloads of weights that are killed at random points, and races for them: half an hour on two cores.
+soak: $(VENV)/dev
+	$(BIN)/python tests/soak_weights.py
+
 lint: $(VENV)/dev
 	rm -f background_remover/page/*.pyi  # which Gradio writes, and mypy would read instead
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/python .ci/audit.py
 
 pictures: $(VENV)/dev browser
 	$(BIN)/python docs/pictures.py

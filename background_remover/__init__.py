@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from background_remover.allocator import keep_freed_memory
     from background_remover.cutout import Cutout, Finish
+    from background_remover.downloads import WeightsError
     from background_remover.engines import EngineError
     from background_remover.photos import Photo
     from background_remover.pipeline import BackgroundRemover, Outcome
-    from background_remover.weights import Weights, WeightsError
+    from background_remover.weights import Weights
     from utilities import PhotoError
 
 __all__ = [
@@ -42,7 +43,7 @@ MODULES = {
     "BackgroundRemover": "pipeline",
     "Outcome": "pipeline",
     "Weights": "weights",
-    "WeightsError": "weights",
+    "WeightsError": "downloads",
 }
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from background_remover.downloads import WeightsError
 from background_remover.engines import SIDE
-from background_remover.weights import Weights, WeightsError, build_network, load
+from background_remover.weights import Weights, build_network, load
 
 
 def export_onnx(path: Path, source: str | None = None) -> Weights:

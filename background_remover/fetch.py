@@ -1,6 +1,6 @@
 """Photos by URL: from public addresses alone and within limits, so that nobody reads a private network through us.
 
-A name is resolved once, and the address that was checked is the one connected to; each redirect is checked anew.
+A name is resolved once, and the addresses that were checked are the ones connected to; each redirect is checked anew.
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import re
 import secrets
 import shutil
 import socket
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote, urljoin
+from urllib.parse import unquote
 
 import httpx
-from safehttpx import AsyncSecureTransport
 
 from background_remover import photos
 from background_remover.encoding import safe_stem
@@ -23,7 +26,12 @@ from utilities import PhotoError
 
 MAX_REDIRECTS = 5
 MAX_SECONDS = 30.0  # for all of a download
+CONNECT_SECONDS = 5.0  # for one of a host's addresses, before the next is tried
+CHUNK = 1 << 16  # bytes of a photo at once
+# Photos are also served by what people run themselves, above 1023; below lie mail, shells and the like.
+WEB_PORTS = {None, 80, 443, *range(1024, 65536)}
 OWN = "/gradio_api/file="  # what comes before the path in the URL of a file that this server gave out
+HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "background-remover"}
 
 # IANA's registries of special-purpose addresses, written out, since the interpreter's own list is of its own age.
 NOT_PUBLIC_IPV4 = [
@@ -65,68 +73,132 @@ NOT_PUBLIC_IPV6 = [
 
 NOT_PUBLIC = "This address is not a public one: send the photo itself instead."
 NO_PHOTO = "No photo could be fetched from this address: check it, or send the photo itself."
+DELETED = "This result has been deleted here since: make it again."
 
 
-async def fetch(url: str, folder: str) -> str:
-    """The path in `folder` of what an http or https URL holds, downloaded; at most photos.MAX_BYTES.
+async def fetch(url: str, folder: str, *, max_bytes: int = photos.MAX_BYTES) -> str:
+    """The path in `folder` of what an http or https URL holds, downloaded; at most `max_bytes`.
 
     `folder` is where the server keeps what it gives out: a URL of one of those files, under whatever name the
     server was called, is that file, and nothing is asked for.
 
-    Raises PhotoError: no public address, nothing there, too large, too slow.
+    Raises PhotoError: no public address, nothing there, too large, too slow, deleted.
     """
     folder = str(Path(folder).resolve())
     target = Path(folder) / secrets.token_urlsafe(16) / safe_stem(unquote(url.partition("?")[0]))
+    own = None
     try:
-        if OWN in url:
-            inside = Path(os.path.normpath(unquote(url.partition(OWN)[2])))  # nothing outside is looked up
-            if inside.is_relative_to(folder) and inside.resolve().is_relative_to(folder) and inside.is_file():
-                return str(inside.resolve())
+        own = _own_path(url, folder)
+        if own and own.is_file():
+            return str(own)
         async with asyncio.timeout(MAX_SECONDS):
-            await _download(url, target)
-    except PhotoError:
-        shutil.rmtree(target.parent, ignore_errors=True)
-        raise
-    except (
-        httpx.HTTPError,
-        httpx.InvalidURL,
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # TimeoutError is an OSError
-        shutil.rmtree(target.parent, ignore_errors=True)
-        raise PhotoError(NO_PHOTO) from error
+            await _download(url, target, max_bytes)  # of another such server, or of this one, which has deleted it
+    except PhotoError as error:
+        raise PhotoError(DELETED) if own and error.args == (NOT_PUBLIC,) else error from None
+    # a TimeoutError is an OSError
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError, zlib.error) as error:
+        raise PhotoError(DELETED if own else NO_PHOTO) from error
     return str(target)
 
 
-async def _download(url: str, target: Path) -> None:
-    for _ in range(MAX_REDIRECTS + 1):
-        transport = AsyncSecureTransport(await _address(httpx.URL(url)))
-        async with httpx.AsyncClient(transport=transport) as client, client.stream("GET", url) as answer:
-            if answer.has_redirect_location:
-                url = urljoin(url, answer.headers["Location"])
-                continue
-            answer.raise_for_status()
-            count = 0
-            target.parent.mkdir(parents=True)
-            with target.open("wb") as file:
-                async for chunk in answer.aiter_bytes():
-                    count += len(chunk)
-                    photos.check_bytes(count)
-                    file.write(chunk)
-            return
+def _own_path(url: str, folder: str) -> Path | None:
+    """Where in `folder` the file lies, or lay, whose URL this server gave out. Nothing outside is looked up."""
+    path = Path(os.path.normpath(unquote(re.split("[?#]", url.partition(OWN)[2])[0])))
+    if not path.is_relative_to(folder):
+        return None
+    found = path.resolve()
+    return found if found.is_relative_to(folder) else None
+
+
+async def _download(url: str, target: Path, max_bytes: int) -> None:
+    at = httpx.URL(url)
+    timeout = httpx.Timeout(MAX_SECONDS, connect=CONNECT_SECONDS)
+    async with httpx.AsyncClient(transport=PublicTransport(), headers=HEADERS, timeout=timeout) as client:
+        for _ in range(MAX_REDIRECTS + 1):
+            # not by the client's own redirects, for which it reads what comes with them to its end
+            async with client.stream("GET", at, follow_redirects=False) as answer:
+                if answer.has_redirect_location:
+                    at = at.join(answer.headers["Location"])
+                    continue
+                answer.raise_for_status()
+                return await _save(answer, target, max_bytes)
     raise PhotoError(NO_PHOTO)
 
 
-async def _address(url: httpx.URL) -> str:
-    """The address that a URL's host has. Raises PhotoError unless all that it has are public."""
-    if url.scheme not in ("http", "https"):
+async def _save(answer: httpx.Response, target: Path, max_bytes: int) -> None:
+    _check_size(int(answer.headers.get("Content-Length", 0)), max_bytes)
+    target.parent.mkdir(parents=True)
+    try:
+        with target.open("wb") as file:
+            async for chunk in _content(answer, max_bytes):
+                file.write(chunk)
+    except BaseException:  # one is that whoever asked has gone
+        shutil.rmtree(target.parent, ignore_errors=True)
+        raise
+
+
+async def _content(answer: httpx.Response, max_bytes: int) -> AsyncIterator[bytes]:
+    """What an answer holds, uncompressed, in pieces of CHUNK bytes at most.
+
+    No compression was asked for, but some stores keep and send files as gzip. httpx would unpack a whole piece of
+    the network at once, one encoding inside another, and a few kilobytes can come to gigabytes so.
+    """
+    encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
         raise PhotoError(NO_PHOTO)
-    found = await asyncio.get_running_loop().getaddrinfo(url.host, None, type=socket.SOCK_STREAM)
-    addresses = [str(sockaddr[0]) for *_, sockaddr in found]
+    unpacker = None if encoding == "identity" else zlib.decompressobj(16 + zlib.MAX_WBITS)
+    received = unpacked = 0
+    async for data in answer.aiter_raw(CHUNK):
+        received += len(data)
+        _check_size(received, max_bytes)
+        while data:
+            piece = unpacker.decompress(data, CHUNK) if unpacker else data
+            data = unpacker.unconsumed_tail if unpacker else b""
+            unpacked += len(piece)
+            _check_size(unpacked, max_bytes)
+            yield piece
+    if unpacker and not unpacker.eof:
+        raise PhotoError(NO_PHOTO)
+
+
+def _check_size(count: int, max_bytes: int) -> None:
+    if count > max_bytes:
+        raise PhotoError(f"This file has more than {max_bytes / 1e6:g} MB: save it smaller, perhaps as a JPEG.")
+
+
+class PublicTransport(httpx.AsyncHTTPTransport):
+    """Connects to public addresses alone, and to those that were checked, whatever the name turns into afterwards."""
+
+    def __init__(self) -> None:
+        # No connection is kept: it would be found again by its address, and may be another host's.
+        super().__init__(limits=httpx.Limits(max_keepalive_connections=0))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """As httpx asks for it. Raises PhotoError unless all addresses that the host has are public."""
+        *others, last = await _addresses(request.url)
+        # What the server is called, for its certificate; the header Host has it already.
+        extensions = request.extensions | {"sni_hostname": request.url.raw_host.decode("ascii")}
+
+        def at(address: str) -> httpx.Request:
+            url = request.url.copy_with(host=address)
+            return httpx.Request(request.method, url, headers=request.headers, extensions=extensions)
+
+        for address in others:
+            with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+                return await super().handle_async_request(at(address))
+        return await super().handle_async_request(at(last))
+
+
+async def _addresses(url: httpx.URL) -> list[str]:
+    """The addresses that a URL's host has, in the system's order. Raises PhotoError unless all are public."""
+    host = url.raw_host.decode("ascii")
+    if url.scheme not in ("http", "https") or url.port not in WEB_PORTS or url.userinfo or not host or "%" in host:
+        raise PhotoError(NO_PHOTO)
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
     if not all(is_public(address) for address in addresses):
         raise PhotoError(NOT_PUBLIC)
-    return addresses[0]
+    return addresses
 
 
 def is_public(address: str) -> bool:

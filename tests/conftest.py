@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from helpers import BROWSER, EXAMPLES, FLAGS, PERSON, ROOT, seeded_state
+from loopback import LOAD, Hub
 from PIL import Image
 
 from background_remover import BackgroundRemover, Cutout, weights
@@ -203,3 +204,44 @@ def page(request: pytest.FixtureRequest, browser: Browser, app_url: str) -> Iter
 def refined(remover: BackgroundRemover) -> Cutout:
     """What the page makes of PERSON."""
     return remover(PERSON, refine=True)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def load(run_python: Callable[..., dict], hub: Hub, tmp_path: Path) -> Callable[..., dict]:
+    """Load a source in a fresh process with a fresh cache, from the loopback Hub, after some code."""
+
+    def run(source: str | None, first: str = "", **env: str) -> dict:
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "", "RMBG_WEIGHTS": ""}
+        return run_python(first + LOAD.format(source=source), **(environment | env))
+
+    return run
+
+
+@pytest.fixture
+def isnet_cached(tmp_path: Path) -> Path:
+    """A cache that holds the converted IS-Net weights already, as after an earlier start."""
+    weights.load(weights.ISNET)
+    found = weights._cached_isnet()
+    assert found is not None
+    target = tmp_path / "hf" / "rmbg" / found[0].name
+    target.parent.mkdir(parents=True)
+    target.write_bytes(found[0].read_bytes())
+    return target
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder that holds 64 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

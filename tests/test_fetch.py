@@ -1,8 +1,14 @@
 """Photos by URL, from a real server on the loopback, one address of which is taken for a public one."""
 
 import asyncio
+import contextlib
+import gzip
 import ipaddress
+import itertools
 import random
+import shutil
+import ssl
+import subprocess
 import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -10,100 +16,195 @@ from pathlib import Path
 import pytest
 from helpers import PERSON, run_async, serving
 
-from background_remover import fetch, photos
+from background_remover import fetch
 from utilities import PhotoError
 
 PUBLIC, PRIVATE = "127.0.0.1", "127.0.0.2"
+PACKED = gzip.compress(PERSON.read_bytes())
+
+# What the server says to a path that begins so: status and headers; what follows is in `Handler.send`.
+ANSWERS: dict[str, tuple[int, dict[str, str]]] = {
+    "gone": (404, {}),
+    "packed": (200, {"Content-Encoding": "gzip"}),
+    "torn": (200, {"Content-Encoding": "gzip"}),
+    "bomb": (200, {"Content-Encoding": "gzip"}),
+    "brotli": (200, {"Content-Encoding": "br"}),
+    "short": (200, {"Content-Length": "99999"}),
+    "announced": (200, {"Content-Length": str(10**12)}),
+    "negative": (200, {"Content-Length": "-1"}),
+    "header": (200, {"X-Large": "x" * 300_000}),
+}
+SENDS = {
+    "photo": [PERSON.read_bytes()],
+    "packed": [PACKED],
+    "torn": [PACKED[:-20]],
+    "bomb": [gzip.compress(bytes(50_000_000))],
+    "brotli": [b"x"],
+    "short": [b"a part"],
+    "announced": [b"a part"],
+}
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """Its port, and the host and path of each request; it can be reached at both addresses."""
+    """Its port, and of each connection the address that it came to, and of each request host and path.
+
+    It can be reached at both addresses.
+    """
     monkeypatch.setattr(fetch, "is_public", lambda address: address == PUBLIC)
-    asked = []
+    reached, asked = [], []
 
     class Handler(BaseHTTPRequestHandler):
+        def setup(self) -> None:
+            super().setup()
+            reached.append(self.connection.getsockname()[0])
+
         def do_GET(self) -> None:
             asked.append((self.headers["Host"].partition(":")[0], self.path))
+            assert self.headers["Accept-Encoding"] == "identity"
             kind, _, rest = self.path[1:].partition("/")
-            self.send_response({"to": 302, "gone": 404}.get(kind, 200))
-            if kind == "to":
-                self.send_header("Location", rest)
+            if kind in ("to", "loop"):
+                self.answer(302, {"Location": rest if kind == "to" else self.path})
+            else:
+                self.answer(*ANSWERS.get(kind, (200, {})))
+                with contextlib.suppress(OSError):  # whoever asked has had enough
+                    self.send(kind)
+
+        def answer(self, status: int, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
-            if kind == "photo":
-                self.wfile.write(PERSON.read_bytes())
-            while kind in ("endless", "slow"):
-                try:
-                    self.wfile.write(bytes(1000))
-                except OSError:
-                    return
+
+        def send(self, kind: str) -> None:
+            endless = itertools.repeat(bytes(1000)) if kind in ("endless", "slow") else ()
+            for data in SENDS.get(kind, endless):
+                self.wfile.write(data)
                 time.sleep(0.2 if kind == "slow" else 0)
 
     with serving(Handler) as port:
-        yield port, asked
+        yield port, reached, asked
+    assert PRIVATE not in reached
 
 
-def get(url: str, folder: Path) -> Path:
-    return Path(run_async(fetch.fetch(url, str(folder))))
+@pytest.fixture
+def resolve(monkeypatch):
+    """Make names of an example domain have these addresses, one list for each time that they are looked up."""
+
+    def install(*answers: list[str]) -> None:
+        left = iter(answers)
+
+        async def getaddrinfo(_: object, host: str, *__: object, **___: object) -> list[tuple]:
+            addresses = next(left) if host.endswith(".example") else [host]
+            return [(2, 1, 6, "", (address, 0)) for address in addresses]
+
+        monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+
+    return install
+
+
+def get(url: str, folder: Path, **limits: int) -> Path:
+    return Path(run_async(fetch.fetch(url, str(folder), **limits)))
+
+
+def refused(url: str, folder: Path, match: str, **limits: int) -> None:
+    """It ends with that sentence, and leaves nothing."""
+    with pytest.raises(PhotoError, match=match):
+        get(url, folder, **limits)
+    assert [*folder.iterdir()] == []
 
 
 def test_a_photo_comes_with_its_name(server, tmp_path):
-    port, _ = server
+    port, *_ = server
     path = get(f"http://{PUBLIC}:{port}/photo/A%20cat..jpg?size=2", tmp_path)
     assert path.read_bytes() == PERSON.read_bytes()
     assert path.is_relative_to(tmp_path)
     assert path.name == "A-cat"
 
 
+def test_a_photo_that_a_store_keeps_packed_is_unpacked(server, tmp_path):
+    port, *_ = server
+    assert get(f"http://{PUBLIC}:{port}/packed/a.jpg", tmp_path).read_bytes() == PERSON.read_bytes()
+
+
+# --- redirects ---
+
+
 def test_redirects_are_followed_where_they_lead_to_public_addresses(server, tmp_path):
-    port, _ = server
-    for target in ("/photo/a.jpg", f"http://{PUBLIC}:{port}/photo/a.jpg"):
+    port, *_ = server
+    for target in ("/photo/a.jpg", f"http://{PUBLIC}:{port}/photo/a.jpg", "/to/" * 4 + "/photo/a.jpg"):
         assert get(f"http://{PUBLIC}:{port}/to/{target}", tmp_path).read_bytes() == PERSON.read_bytes()
 
 
 @pytest.mark.parametrize("target", ["http://{}:{}/photo/a.jpg", "//{}:{}/photo/a.jpg", "https://{}:{}/"])
 def test_a_redirect_to_a_private_address_is_not_followed(server, tmp_path, target):
-    port, asked = server
-    with pytest.raises(PhotoError, match="not a public one"):
-        get(f"http://{PUBLIC}:{port}/to/{target.format(PRIVATE, port)}", tmp_path)
-    assert {host for host, _ in asked} == {PUBLIC}
-    assert [*tmp_path.iterdir()] == []
-
-
-def test_a_name_that_has_a_private_address_too_is_refused(server, tmp_path, monkeypatch):
-    port, asked = server
-
-    async def resolve(*_: object, **__: object) -> list[tuple]:
-        return [(2, 1, 6, "", (address, 0)) for address in (PUBLIC, PRIVATE)]
-
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
-    with pytest.raises(PhotoError, match="not a public one"):
-        get(f"http://photos.example:{port}/photo/a.jpg", tmp_path)
-    assert asked == []
-
-
-def test_the_address_that_was_checked_is_the_one_connected_to(server, tmp_path, monkeypatch):
-    """A name that turns private between the check and the connection, as in DNS rebinding, gains nothing."""
-    port, asked = server
-    answers = iter([PUBLIC, PRIVATE, PRIVATE])
-
-    async def resolve(_: object, host: str, *__: object, **___: object) -> list[tuple]:
-        return [(2, 1, 6, "", (next(answers) if host == "photos.example" else host, port))]
-
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
-    assert get(f"http://photos.example:{port}/photo/a.jpg", tmp_path).read_bytes() == PERSON.read_bytes()
-    assert asked == [("photos.example", "/photo/a.jpg")]
-    assert next(answers) == PRIVATE
+    port, reached, _ = server
+    refused(f"http://{PUBLIC}:{port}/to/{target.format(PRIVATE, port)}", tmp_path, "not a public one")
+    assert reached == [PUBLIC]
 
 
 @pytest.mark.parametrize(
-    "path", ["/gone", "/to/file:///etc/passwd", "/to//to//to//to//to//to//photo/a.jpg", "/to/http://"]
+    "path",
+    ["/to/file:///etc/passwd", "/to/gopher://127.0.0.1/", "/to/data:,x", "/to/http://", "/to//" * 6 + "/photo/a.jpg"],
 )
-def test_what_is_no_photo_on_the_web_is_told(server, tmp_path, path):
-    port, _ = server
-    with pytest.raises(PhotoError, match="No photo could be fetched"):
-        get(f"http://{PUBLIC}:{port}{path}", tmp_path)
-    assert [*tmp_path.iterdir()] == []
+def test_other_redirects_end_with_one_sentence(server, tmp_path, path):
+    port, *_ = server
+    refused(f"http://{PUBLIC}:{port}{path}", tmp_path, "No photo could be fetched")
+
+
+def test_a_redirect_to_itself_ends(server, tmp_path):
+    port, reached, _ = server
+    refused(f"http://{PUBLIC}:{port}/loop", tmp_path, "No photo could be fetched")
+    assert len(reached) == 1 + fetch.MAX_REDIRECTS
+
+
+# --- names ---
+
+
+def test_a_name_that_has_a_private_address_too_is_refused(server, tmp_path, resolve):
+    port, reached, _ = server
+    resolve([PUBLIC, PRIVATE])
+    refused(f"http://photos.example:{port}/photo/a.jpg", tmp_path, "not a public one")
+    assert reached == []
+
+
+def test_the_address_that_was_checked_is_the_one_connected_to(server, tmp_path, resolve):
+    """A name that turns private between the check and the connection, as in DNS rebinding, gains nothing."""
+    port, reached, asked = server
+    resolve([PUBLIC], [PRIVATE], [PRIVATE])
+    assert get(f"http://photos.example:{port}/photo/a.jpg", tmp_path).read_bytes() == PERSON.read_bytes()
+    assert reached == [PUBLIC]
+    assert asked == [("photos.example", "/photo/a.jpg")]
+
+
+def test_a_name_is_checked_anew_after_a_redirect(server, tmp_path, resolve):
+    port, reached, _ = server
+    resolve([PUBLIC], [PRIVATE])
+    at = f"http://photos.example:{port}"
+    refused(f"{at}/to/{at}/photo/a.jpg", tmp_path, "not a public one")
+    assert reached == [PUBLIC]
+
+
+def test_where_nobody_is_at_the_first_address_the_next_is_asked(server, tmp_path, resolve, monkeypatch):
+    port, *_ = server
+    monkeypatch.setattr(fetch, "is_public", lambda address: address in ("::1", PUBLIC))
+    resolve(["::1", PUBLIC])  # the server has no IPv6
+    assert get(f"http://photos.example:{port}/photo/a.jpg", tmp_path).read_bytes() == PERSON.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("2130706434", "0x7f000002", "0177.0.0.2", "127.2", "127.0.0.2.", "127。0。0。2", "１２７.0.0.2"),
+        *("LOCALHOST", "127.0.0.1@127.0.0.2", "[::ffff:127.0.0.2]", "[::1]", "[fe80::1%25eth0]", "[fe80::1%eth0]"),
+        "127.0.0.1\\@127.0.0.2",
+    ],
+)
+def test_odd_spellings_of_a_private_address_gain_nothing(server, tmp_path, monkeypatch, host):
+    port, reached, _ = server
+    monkeypatch.setattr(fetch, "is_public", lambda _: False)
+    refused(f"http://{host}:{port}/photo/a.jpg", tmp_path, "not a public one|No photo could be fetched")
+    assert reached == []
 
 
 @pytest.mark.parametrize(
@@ -113,28 +214,82 @@ def test_what_is_no_photo_on_the_web_is_told(server, tmp_path, path):
         "http://",
         "http://[::1/",
         "ftp://127.0.0.1/a",
+        "http://127.0.0.1:25/a.jpg",
+        "http://127.0.0.1:99999/a.jpg",
         f"http://a.invalid{fetch.OWN}\0",
         f"http://a.invalid{fetch.OWN}{'a' * 999}",
     ],
 )
 def test_what_is_no_address_is_told(server, tmp_path, url):
-    with pytest.raises(PhotoError, match="No photo could be fetched"):
-        get(url, tmp_path)
+    refused(url, tmp_path, "No photo could be fetched")
 
 
-def test_a_download_ends_at_the_limits_of_size_and_time(server, tmp_path, monkeypatch):
-    port, _ = server
-    monkeypatch.setattr(photos, "MAX_BYTES", 5_000_000)
-    with pytest.raises(PhotoError, match="more than 5 MB"):
-        get(f"http://{PUBLIC}:{port}/endless", tmp_path)
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_a_certificate_is_for_the_name_and_not_for_the_address(server, tmp_path, resolve, monkeypatch):
+    certificate = tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=photos.example"]
+    command += ["-addext", "subjectAltName=DNS:photos.example", "-keyout", certificate, "-out", tmp_path / "public.pem"]
+    subprocess.run(command, check=True, capture_output=True)
+    with certificate.open("ab") as file:
+        file.write((tmp_path / "public.pem").read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "public.pem"))
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    class Handler(BaseHTTPRequestHandler):
+        def setup(self) -> None:
+            self.request = context.wrap_socket(self.request, server_side=True)
+            super().setup()
+
+        def finish(self) -> None:
+            super().finish()
+            self.request.close()
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(PERSON.read_bytes())
+
+    with serving(Handler) as port:
+        resolve([PUBLIC], [PUBLIC])
+        assert get(f"https://photos.example:{port}/a.jpg", tmp_path).read_bytes() == PERSON.read_bytes()
+        with pytest.raises(PhotoError, match="No photo could be fetched"):
+            get(f"https://other.example:{port}/a.jpg", tmp_path)
+
+
+# --- hostile servers ---
+
+
+@pytest.mark.parametrize("kind", ["gone", "torn", "brotli", "short", "negative", "header"])
+def test_an_answer_without_a_photo_is_told(server, tmp_path, kind):
+    port, *_ = server
+    refused(f"http://{PUBLIC}:{port}/{kind}", tmp_path, "No photo could be fetched")
+
+
+@pytest.mark.parametrize("kind", ["endless", "announced", "bomb", "photo"])
+def test_a_download_ends_at_the_limit_of_size(server, tmp_path, kind):
+    port, *_ = server
+    limit = 500_000 if kind != "photo" else PERSON.stat().st_size - 1
+    refused(f"http://{PUBLIC}:{port}/{kind}", tmp_path, f"more than {limit / 1e6:g} MB", max_bytes=limit)
+
+
+def test_the_limit_itself_is_not_too_much(server, tmp_path):
+    port, *_ = server
+    assert get(f"http://{PUBLIC}:{port}/photo", tmp_path, max_bytes=PERSON.stat().st_size)
+
+
+def test_a_download_ends_at_the_limit_of_time(server, tmp_path, monkeypatch):
+    port, *_ = server
     monkeypatch.setattr(fetch, "MAX_SECONDS", 0.5)
-    with pytest.raises(PhotoError, match="No photo could be fetched"):
-        get(f"http://{PUBLIC}:{port}/slow", tmp_path)
-    assert [*tmp_path.iterdir()] == []
+    refused(f"http://{PUBLIC}:{port}/slow", tmp_path, "No photo could be fetched")
+
+
+# --- files of our own, and addresses ---
 
 
 def test_a_file_that_the_server_gave_out_is_not_asked_for_again(server, tmp_path):
-    port, asked = server
+    port, reached, _ = server
     (tmp_path / "cache" / "secret").mkdir(parents=True)
     for name in ("cache/secret/a b.png", "outside.png"):
         (tmp_path / name).write_bytes(b"mine")
@@ -144,7 +299,22 @@ def test_a_file_that_the_server_gave_out_is_not_asked_for_again(server, tmp_path
     for outside in (tmp_path / "outside.png", tmp_path / "cache" / "..%2Foutside.png", "/etc/passwd"):
         with pytest.raises(PhotoError, match="not a public one"):
             get(f"http://{PRIVATE}:{port}/gradio_api/file={outside}", tmp_path / "cache")
-    assert asked == []
+    assert reached == []
+
+
+@pytest.mark.parametrize("query", ["", "?download=1", "#top"])
+def test_a_result_that_was_deleted_since_is_told_as_that(server, tmp_path, query):
+    port, reached, _ = server
+    path = f"gradio_api/file={tmp_path}/secret/result.png{query}"
+    refused(f"http://{PRIVATE}:{port}/{path}", tmp_path, "deleted here since: make it again")
+    assert reached == []
+    refused(f"http://{PUBLIC}:{port}/gone/{path}", tmp_path, "deleted here since: make it again")
+
+
+def test_a_result_of_another_such_server_is_fetched(server, tmp_path):
+    port, *_ = server
+    url = f"http://{PUBLIC}:{port}/photo/gradio_api/file={tmp_path}/secret/result.png"
+    assert get(url, tmp_path).read_bytes() == PERSON.read_bytes()
 
 
 # Addresses of each network that is refused, and the nearest that are not.

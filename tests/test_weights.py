@@ -4,15 +4,12 @@ Child processes do the loading, since the Hub client reads its environment when 
 """
 
 import hashlib
-import http.server
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -22,118 +19,13 @@ import onnxruntime
 import pytest
 import torch
 from helpers import ROOT
+from loopback import AS_BRIA, LOAD, TENSORS, as_bria
 from safetensors.torch import save, save_file
 
 from background_remover import weights
 from background_remover.pipeline import BackgroundRemover
 from background_remover.weights import WeightsError
 from briarmbg import BriaRMBG
-
-COMMIT = "c" * 40
-TENSORS = save({"layer.weight": torch.arange(6.0).reshape(2, 3)})
-LOAD = """
-import json, time
-from background_remover import weights
-start = time.monotonic()
-try:
-    loaded = weights.load({source!r})
-    result = dict(name=loaded.name, licence=loaded.licence, note=loaded.note, sha256=loaded.sha256,
-                  tensors=len(loaded.state_dict))
-except weights.WeightsError as error:
-    result = dict(error=str(error))
-print(json.dumps(result | dict(seconds=time.monotonic() - start)))
-"""
-AS_BRIA = f"""
-from background_remover import weights
-weights.BRIA_SHA256 = {{"model.safetensors": "{hashlib.sha256(TENSORS).hexdigest()}"}}
-"""
-
-
-class Hub:
-    """A loopback server that speaks as much of the Hub's protocol as its client asks for."""
-
-    def __init__(self) -> None:
-        self.files: dict[tuple[str, str, str], bytes] = {}  # (repo, revision, file name)
-        self.damaged = 0  # how many of the next downloads arrive with a flipped byte
-        self.token: str | None = None  # the only token that may read, if set
-        self.requests: list[str] = []
-        hub = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.answer(body=False)
-
-            def do_GET(self) -> None:
-                self.answer(body=True)
-
-            def answer(self, body: bool) -> None:
-                hub.requests.append(f"{self.command} {self.path}")
-                if self.path.startswith("/api/"):  # what the client asks about itself
-                    return self.refuse(404, "EntryNotFound")
-                owner, name, _, revision, file = self.path.strip("/").split("/", 4)
-                data = hub.files.get((f"{owner}/{name}", revision, file))
-                if hub.token and self.headers["Authorization"] != f"Bearer {hub.token}":
-                    return self.refuse(401, "GatedRepo")
-                if data is None:
-                    known = any(key[0] == f"{owner}/{name}" for key in hub.files)
-                    known_revision = any(key[:2] == (f"{owner}/{name}", revision) for key in hub.files)
-                    code = "EntryNotFound" if known_revision else "RevisionNotFound" if known else "RepoNotFound"
-                    return self.refuse(404, code)
-                self.send_response(200)
-                self.send_header("X-Repo-Commit", revision if len(revision) == 40 else COMMIT)
-                self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                if body:
-                    if hub.damaged and file != "README.md":
-                        hub.damaged -= 1
-                        data = data[:-1] + bytes([data[-1] ^ 1])
-                    self.wfile.write(data)
-                return None
-
-            def refuse(self, status: int, code: str) -> None:
-                self.send_response(status)
-                self.send_header("X-Error-Code", code)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
-@pytest.fixture
-def hub():
-    hub = Hub()
-    yield hub
-    hub.server.shutdown()
-    hub.server.server_close()
-
-
-@pytest.fixture
-def load(run_python, hub, tmp_path):
-    """Load a source in a fresh process with a fresh cache, from the loopback Hub."""
-
-    def run(source: str | None, first: str = "", **env: str) -> dict:
-        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "", "RMBG_WEIGHTS": ""}
-        return run_python(first + LOAD.format(source=source), **(environment | env))
-
-    return run
-
-
-@pytest.fixture
-def isnet_cached(tmp_path):
-    """A cache that holds the converted IS-Net weights already, as after an earlier start."""
-    weights.load(weights.ISNET)
-    path, _ = weights._cached_isnet()
-    target = tmp_path / "hf" / "rmbg" / path.name
-    target.parent.mkdir(parents=True)
-    target.write_bytes(path.read_bytes())
-    return target
-
 
 # --- the Hub ---
 
@@ -270,23 +162,10 @@ def test_an_explicit_choice_never_falls_back(hub, load, isnet_cached):
 # --- the disk ---
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder that holds 64 kB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk_is_not_an_unreachable_hub_and_is_not_remembered(hub, load, isnet_cached, small_disk, tmp_path):
     large = save({"layer.weight": torch.zeros(100_000)})
     hub.files[weights.BRIA, weights.BRIA_REVISION, "model.safetensors"] = large
-    first = AS_BRIA.replace(hashlib.sha256(TENSORS).hexdigest(), hashlib.sha256(large).hexdigest())
-    first += "import warnings; warnings.filterwarnings('ignore', 'Not enough free disk space')\n"  # as outside of tests
+    first = as_bria(large)
     error = load(None, first, HF_HOME=str(small_disk))["error"]
     assert "No space left on device" in error
     assert "HF_HOME" in error

@@ -15,7 +15,7 @@ from gradio import processing_utils
 from starlette.formparsers import MultiPartException
 
 from background_remover.fetch import fetch
-from background_remover.page.bodies import MAX_FILES
+from background_remover.page.bodies import MAX_BYTES, MAX_FILES
 from background_remover.page.mcp_tools import PictureTools
 from utilities import PhotoError
 
@@ -29,7 +29,7 @@ async def download(url: str, cache_dir: str) -> str:
     from those for photos.
     """
     try:
-        return await fetch(url, cache_dir)
+        return await fetch(url, cache_dir, max_bytes=MAX_BYTES)
     except PhotoError as error:
         raise gr.Error(str(error), print_exception=False) from None
 

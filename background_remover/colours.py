@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor
 
-from utilities import PhotoError
+from background_remover.profiles import grey_curve
+from utilities import PhotoError, to_bytes
 
 Colour = tuple[int, int, int]
+Pixels = NDArray[np.uint8]
 
-
-def rgb_profile(icc: bytes | None) -> bytes | None:
-    """The ICC profile itself, if it is a sound one and of RGB colours."""
-    try:
-        return icc if icc and _profile(icc).profile.xcolor_space.strip() == "RGB" else None
-    except (ImageCms.PyCMSError, OSError):
-        return None
+KEPT = 16  # profiles of which is known what they do
+SAME = 2  # of 255: a profile that changes no colour by more is sRGB to the network
+# What comes back from a profile must be this near in 255: steps in 8 bits of one far from sRGB are as wide.
+THERE_AND_BACK = 16
+GREYS_AND_TINTS = [(255, 255, 255), (192, 192, 192), (128, 128, 128), (200, 130, 130), (130, 200, 130), (130, 130, 200)]
 
 
 def convert(image: Image.Image, source: bytes | None, target: bytes | None) -> Image.Image:
@@ -29,6 +32,41 @@ def convert(image: Image.Image, source: bytes | None, target: bytes | None) -> I
         return ImageCms.profileToProfile(image, _profile(source), _profile(target), outputMode="RGB") or image
     except (ImageCms.PyCMSError, OSError):
         return image.convert("RGB")
+
+
+def to_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
+    """H x W x 3 in the numbers of a profile as sRGB, to within SAME."""
+    return rgb if icc is None or is_srgb(icc) else np.asarray(convert(Image.fromarray(rgb), icc, None))
+
+
+def grey_to_srgb(grey: NDArray[Any], icc: bytes) -> NDArray[Any]:
+    """H x W in 8 or 16 bits, in the numbers of a grey profile, as sRGB: in 16 bits where grey and profile allow it."""
+    light = grey_curve(icc) if grey.dtype == np.uint16 else None
+    if light is None:
+        return np.asarray(convert(Image.fromarray(to_bytes(grey)), icc, None))[..., 0]
+    coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.rint(65535 * coded).astype(np.uint16)[grey]
+
+
+@functools.lru_cache(maxsize=KEPT)
+def is_srgb(icc: bytes) -> bool:
+    """Whether a profile of RGB means the same colours as sRGB, by its name or not."""
+    steps = np.arange(0, 256, 51, dtype=np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
+    shown = np.asarray(convert(Image.fromarray(cube), icc, None))
+    return int(np.abs(shown.astype(int) - cube).max()) <= SAME
+
+
+@functools.lru_cache(maxsize=KEPT)
+def leads_back(icc: bytes) -> bool:
+    """Whether sRGB's colours can be brought into a profile of RGB.
+
+    Those of scanners and cameras often lack that way, and in those of XYB JPEGs it is there but leads nowhere.
+    """
+    colours = np.array([GREYS_AND_TINTS], np.uint8)
+    there = convert(Image.fromarray(colours), None, icc)
+    back = np.asarray(convert(there, icc, None))
+    return int(np.abs(back.astype(int) - colours).max()) <= THERE_AND_BACK
 
 
 def _profile(icc: bytes | None) -> ImageCms.ImageCmsProfile:

@@ -15,9 +15,14 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from background_remover.colours import convert, rgb_profile
-from background_remover.compositing import composite
-from utilities import PhotoError, as_channels, as_rgb, to_bytes
+from background_remover.colour_tags import told_colours
+from background_remover.colours import convert, grey_to_srgb, is_srgb, leads_back, to_srgb
+from background_remover.compositing import composite, contrasting_grey
+from background_remover.depth import HEIGHT, WIDTH, Deep, deep_channels, jpeg_bits, tiff_pixels, tiff_tags, to_deep
+from background_remover.hdr import tone_down
+from background_remover.profiles import Cicp, colour_space
+from background_remover.transparency import is_key, split_alpha, transparent_colour
+from utilities import PhotoError, as_channels, as_rgb, shrink, to_bytes
 
 Pixels = NDArray[np.uint8]
 PhotoSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
@@ -27,7 +32,9 @@ MAX_BYTES = 200_000_000  # bytes of an encoded file
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM", "JPEG2000")
 FORMATS_TEXT = "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF"
 EXIF_ORIENTATION = 274  # the numbers of tags
-TIFF_SUBFILE, TIFF_BITS = 254, 258
+TIFF_SUBFILE, TIFF_BITS, TIFF_PROFILE = 254, 258, 34675
+DPI = 10, 10_000  # pixels an inch: what is outside says nothing of a size
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 # EXIF orientation: what brings the pixels upright
 TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda rgb: rgb[:, ::-1],
@@ -45,12 +52,15 @@ class Photo:
     """A decoded photo, the way up that its EXIF orientation asks for.
 
     `rgb` is H x W x 3; `alpha` H x W or None where all is opaque, straight (colours are not multiplied by it);
-    `icc` the colour profile of `rgb`, None for sRGB.
+    `icc` the colour profile of `rgb`, None for sRGB, and never one that does not lead back from sRGB; `deep` the same
+    colours in 16 bits, None where there are but 8; `dpi` pixels an inch, across and down, None where nothing says so.
     """
 
     rgb: Pixels
     alpha: Pixels | None = None
     icc: bytes | None = None
+    deep: Deep | None = None
+    dpi: tuple[float, float] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,8 +68,15 @@ class Photo:
         return self.rgb.shape[0], self.rgb.shape[1]
 
     def opaque(self) -> Pixels:
-        """`rgb`, over mid-grey where the photo is transparent, since hidden colours can be anything."""
-        return self.rgb if self.alpha is None else composite(self.rgb, self.alpha, (128, 128, 128))
+        """`rgb`, over a grey that contrasts where the photo is transparent, since hidden colours can be anything."""
+        if self.alpha is None:
+            return self.rgb
+        grey = contrasting_grey(self.rgb, self.alpha)
+        return composite(self.rgb, self.alpha, (grey, grey, grey))
+
+    def for_network(self, side: int) -> Pixels:
+        """What the network is to see: side x side x 3, without transparency, in sRGB whatever the profile."""
+        return to_srgb(shrink(self.opaque(), side), self.icc)
 
 
 def open_photo(source: PhotoSource) -> Photo:
@@ -82,12 +99,14 @@ def open_photo(source: PhotoSource) -> Photo:
     pillow_heif.register_heif_opener()
     try:
         with Image.open(io.BytesIO(source), formats=FORMATS) as image:
-            return _from_jpeg(image, source) or _from_image(image)
+            return _from_jpeg(image, source) or _from_image(image, source)
     except PhotoError:
         raise
     except Image.DecompressionBombError as error:
         raise PhotoError(_too_many_pixels()) from error
     except Exception as error:  # a decoder that is fed garbage raises anything, SyntaxError included
+        if (photo := _from_unknown(bytes(source))) is not None:
+            return photo
         raise PhotoError(_why_not(bytes(source[:1024]))) from error
 
 
@@ -144,28 +163,42 @@ def _from_jpeg(image: Image.Image, data: bytes) -> Photo | None:
         rgb = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
     except ValueError:  # damaged, or a rare kind: Pillow decides
         return None
-    turn = TURNS.get(image.getexif().get(EXIF_ORIENTATION, 1))
-    return Photo(np.ascontiguousarray(turn(rgb)) if turn else rgb, icc=rgb_profile(image.info.get("icc_profile")))
+    orientation = _orientation(image)
+    turn = TURNS.get(orientation)
+    rgb = np.ascontiguousarray(turn(rgb)) if turn else rgb
+    return _finished(rgb, None, told_colours(image, data), dpi=_dpi(image, orientation))
 
 
-def _from_image(image: Image.Image) -> Photo:
+def _from_image(image: Image.Image, data: bytes = b"") -> Photo:
+    """Of an image, and of the file that it is from where that is at hand."""
     check_pixels(*image.size)
-    white = _white(image)
+    opened, orientation = image, _orientation(image)
+    white, colours, dpi, key = (
+        _white(image),
+        told_colours(image, data),
+        _dpi(image, orientation),
+        transparent_colour(image),
+    )
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
     except Exception as error:
         raise PhotoError("This photo is damaged or incomplete: save or download it again.") from error
     if image.mode[0] in "IF":  # 16 bits and more, integers or floats
-        return _from_array(np.asarray(image.convert("I") if image.mode.startswith("I;") else image), white)
-    icc = image.info.get("icc_profile")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = np.asarray(image.convert("RGBA"))
-        rgb, alpha = np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
-        return Photo(rgb, None if alpha.min() == 255 else alpha, rgb_profile(icc))
-    if icc and image.mode not in ("RGB", "P"):  # CMYK, grey: the profile describes channels that end here
-        return Photo(np.asarray(convert(image, icc, None)))
-    return Photo(np.asarray(image.convert("RGB")), icc=rgb_profile(icc))
+        grey = np.asarray(image.convert("I") if image.mode.startswith("I;") else image)
+        alpha = None if key is None else np.where(is_key(grey, key), 0, 255).astype(np.uint8)
+        return _from_channels(as_channels(grey), white, colours, alpha, dpi)
+    deep = deep_channels(opened, data, TURNS.get(orientation, np.asarray), image)
+    if deep is not None:
+        return _from_channels(deep, WHITE, colours, dpi=dpi)
+    image, alpha = split_alpha(image, key)
+    if opened.format == "BMP" and alpha is not None and not alpha.any():  # many programs leave these bytes at 0
+        alpha = None
+    if image.mode == "CMYK":
+        icc = colours if isinstance(colours, bytes) and colour_space(colours) == "CMYK" else None
+        return Photo(np.asarray(convert(image, icc, None)), dpi=dpi)
+    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    return _from_channels(as_channels(pixels), 255, colours, alpha, dpi)
 
 
 def _white(image: Image.Image) -> float | None:
@@ -179,9 +212,79 @@ def _white(image: Image.Image) -> float | None:
     return float(2 ** bits[0] - 1) if len(bits) == 1 and 8 < bits[0] <= 16 else None
 
 
-def _from_array(array: NDArray[Any], white: float | None = None) -> Photo:
-    channels = as_channels(array)
+def _orientation(image: Image.Image) -> int:
+    return int(image.getexif().get(EXIF_ORIENTATION, 1))
+
+
+def _dpi(image: Image.Image, orientation: int) -> tuple[float, float] | None:
+    """Pixels an inch, across and down as the photo stands."""
+    try:
+        across, down = (float(number) for number in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return None
+    if not all(DPI[0] <= number <= DPI[1] for number in (across, down)):
+        return None
+    return (down, across) if orientation in SIDEWAYS else (across, down)
+
+
+def _from_unknown(data: bytes) -> Photo | None:
+    """Of a TIFF that Pillow does not know. Raises PhotoError for what is sound, but can't be read."""
+    if (bits := jpeg_bits(data)) not in (0, 8):
+        raise PhotoError(
+            f"This is a {bits}-bit JPEG, which can't be read here: save it with 8 bits, or as a PNG or TIFF."
+        )
+    if not (tags := tiff_tags(data)):
+        return None
+    check_pixels(tags.get(WIDTH, 0), tags.get(HEIGHT, 0))
+    pixels = tiff_pixels(data, tags)
+    if pixels is None:
+        return None
+    white = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind == "u" else None
+    turn = TURNS.get(tags.get(EXIF_ORIENTATION, 1), np.asarray)
+    return _from_channels(turn(pixels), white, tags.get(TIFF_PROFILE))
+
+
+def _from_array(array: NDArray[Any]) -> Photo:
+    return _from_channels(as_channels(array))
+
+
+def _from_channels(
+    channels: NDArray[Any],
+    white: float | None = None,
+    colours: bytes | Cicp | None = None,
+    alpha: Pixels | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> Photo:
+    """Of H x W x 1 to 4, of which the second or fourth is alpha; `colours` is what a file says of them."""
     check_pixels(channels.shape[1], channels.shape[0])
-    pixels = to_bytes(channels, white)
-    alpha = np.ascontiguousarray(pixels[..., -1]) if pixels.shape[2] in (2, 4) else None
-    return Photo(as_rgb(pixels), None if alpha is None or alpha.min() == 255 else alpha)
+    pixels, deep = to_bytes(channels, white), to_deep(channels, white)
+    if pixels.shape[2] in (2, 4):
+        alpha = np.ascontiguousarray(pixels[..., -1])
+    if pixels.shape[2] < 3 and isinstance(colours, bytes):
+        colours, pixels, deep = _grey_in_srgb(colours, pixels, deep)
+    return _finished(as_rgb(pixels), alpha, colours, None if deep is None else as_rgb(deep), dpi)
+
+
+def _grey_in_srgb(icc: bytes, pixels: Pixels, deep: Deep | None) -> tuple[bytes | None, Pixels, Deep | None]:
+    """Grey in 8 bits and perhaps in 16, H x W x 1 or 2, by a profile; and the profile, if it is of RGB and needed."""
+    if colour_space(icc) != "GRAY":
+        return None if is_srgb(icc) else icc, pixels, deep
+    grey = grey_to_srgb((pixels if deep is None else deep)[..., 0], icc)[..., np.newaxis]
+    return None, to_bytes(grey), grey if grey.dtype == np.uint16 else None
+
+
+def _finished(
+    rgb: Pixels,
+    alpha: Pixels | None,
+    colours: bytes | Cicp | None,
+    deep: Deep | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> Photo:
+    """RGB of any colours as a Photo, which keeps them where it can."""
+    alpha = None if alpha is None or alpha.min() == 255 else alpha
+    if isinstance(colours, Cicp):
+        return Photo(tone_down(rgb if deep is None else deep, colours), alpha, dpi=dpi)
+    icc = colours if colour_space(colours) == "RGB" else None
+    if icc and not leads_back(icc):
+        return Photo(to_srgb(rgb, icc), alpha, dpi=dpi)
+    return Photo(rgb, alpha, icc, deep, dpi)

@@ -17,7 +17,7 @@ from background_remover.encoding import safe_stem
 from background_remover.engines import SIDE, Engine, Wrapper
 from background_remover.photos import PhotoSource, open_photo
 from background_remover.weights import Weights, build_network
-from utilities import PhotoError, enlarge, shrink
+from utilities import PhotoError, enlarge
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class BackgroundRemover:
         Raises PhotoError if that is no photo, see `photos.open_photo`.
         """
         opened = open_photo(photo)
-        (matte,) = self.engine(shrink(opened.opaque(), SIDE)[np.newaxis])
+        (matte,) = self.engine(opened.for_network(SIDE)[np.newaxis])
         if matte.max() < FOUND:
             return Cutout(opened, np.zeros(opened.shape, np.uint8), opened.rgb)
         return Cutout.from_matte(opened, enlarge(matte, opened.shape), refine=refine, foreground=foreground)

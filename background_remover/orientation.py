@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from background_remover.tiff import SHORT, read_directory
+from background_remover.tiff import SHORT, directory_end, read_directory
 
 Pixels = NDArray[np.uint8]
 
@@ -72,7 +72,7 @@ def parse_orientation(block: Any) -> int:
 def is_sound(block: bytes) -> bool:
     """Whether the first directory of an EXIF block can be read, and its values lie in the block."""
     block = block.removeprefix(EXIF_MARK)
-    if not block.startswith(BLOCKS):
+    if not block.startswith(BLOCKS) or directory_end(block) > len(block):
         return False
     entries = [*read_directory(block)]
     outside = (entry.value + entry.byte_count > len(block) for entry in entries if entry.byte_count > 4)

@@ -57,16 +57,22 @@ def find_directory(data: bytes) -> int:
     return min(int(at), len(data))
 
 
+def directory_end(data: bytes) -> int:
+    """Where the first directory ends by its own count of entries, in the data or after it."""
+    layout, at = layout_of(data), find_directory(data)
+    start = at + struct.calcsize(layout.count)
+    if start > len(data):
+        return start
+    (count,) = struct.unpack_from(layout.order + layout.count, data, at)
+    return int(start + layout.entry_bytes * count + struct.calcsize(layout.offset))
+
+
 def read_directory(data: bytes) -> Iterator[Entry]:
     """The entries of the first directory, as far as they are there."""
-    layout, at = layout_of(data), find_directory(data)
-    if at + struct.calcsize(layout.count) > len(data):
-        return
-    (count,) = struct.unpack_from(layout.order + layout.count, data, at)
-    at += struct.calcsize(layout.count)
-    for entry in range(
-        at, min(at + layout.entry_bytes * count, len(data) - layout.entry_bytes + 1), layout.entry_bytes
-    ):
+    layout = layout_of(data)
+    start = find_directory(data) + struct.calcsize(layout.count)
+    end = min(directory_end(data) - struct.calcsize(layout.offset), len(data))
+    for entry in range(start, end - layout.entry_bytes + 1, layout.entry_bytes):
         tag, kind, values = struct.unpack_from(f"{layout.order}HH{layout.offset}", data, entry)
         value_at = entry + 4 + struct.calcsize(layout.offset)
         (value,) = struct.unpack_from(layout.order + ("H" if kind == SHORT else layout.offset), data, value_at)

@@ -8,14 +8,14 @@ the same to bytes, faster. The file needs nothing else of the project, so it can
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # torch takes seconds to import, and only the functions that get or give its tensors need it
+    from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 
@@ -41,6 +41,9 @@ def preprocess_image(im: NDArray[Any], model_input_size: Sequence[int]) -> Tenso
 
     Raises PhotoError if `im` is not such an array.
     """
+    import torch
+    import torch.nn.functional as F
+
     channels = as_channels(im)
     if not (channels.dtype.kind == "f" and channels.max(initial=0) > 2):
         channels = to_bytes(channels)
@@ -55,6 +58,9 @@ def postprocess_image(result: Tensor, im_size: Sequence[int]) -> Pixels:
     Bilinear to `im_size` (H, W), stretched so that the least is 0 and the most 255. A map that is constant, or
     nowhere reaches EMPTY, is all 0, where upstream divides by zero or stretches the noise.
     """
+    import torch
+    import torch.nn.functional as F
+
     result = F.interpolate(result.detach().float(), size=list(im_size), mode="bilinear").squeeze(0)
     low, high = result.min(), result.max()
     if not (high - low >= FLAT and high >= EMPTY):  # NaN included

@@ -6,13 +6,17 @@ remover = BackgroundRemover.from_pretrained()
 remover("photo.jpg").save("cutout.png")
 """
 
-from background_remover.allocator import keep_freed_memory
-from background_remover.cutout import Cutout, Finish
-from background_remover.engines import EngineError
-from background_remover.photos import Photo
-from background_remover.pipeline import BackgroundRemover, Outcome
-from background_remover.weights import Weights, WeightsError
-from utilities import PhotoError
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from background_remover.allocator import keep_freed_memory
+    from background_remover.cutout import Cutout, Finish
+    from background_remover.engines import EngineError
+    from background_remover.photos import Photo
+    from background_remover.pipeline import BackgroundRemover, Outcome
+    from background_remover.weights import Weights, WeightsError
+    from utilities import PhotoError
 
 __all__ = [
     "BackgroundRemover",
@@ -26,3 +30,27 @@ __all__ = [
     "WeightsError",
     "keep_freed_memory",
 ]
+
+# Where each is. It is imported when it is asked for: torch takes seconds, and who only opens photos needs none of it.
+MODULES = {
+    "keep_freed_memory": "allocator",
+    "Cutout": "cutout",
+    "Finish": "cutout",
+    "EngineError": "engines",
+    "Photo": "photos",
+    "PhotoError": "photos",
+    "BackgroundRemover": "pipeline",
+    "Outcome": "pipeline",
+    "Weights": "weights",
+    "WeightsError": "weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

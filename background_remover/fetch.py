@@ -25,6 +25,44 @@ MAX_REDIRECTS = 5
 MAX_SECONDS = 30.0  # for all of a download
 OWN = "/gradio_api/file="  # what comes before the path in the URL of a file that this server gave out
 
+# IANA's registries of special-purpose addresses, written out, since the interpreter's own list is of its own age.
+NOT_PUBLIC_IPV4 = [
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # a provider's own, behind its NAT
+        "127.0.0.0/8",  # loopback
+        "168.63.129.16/32",  # a cloud's service for its own machines, among public ones
+        "169.254.0.0/16",  # link-local, where clouds tell machines their secrets
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112
+        "192.52.193.0/24",  # AMT
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",  # private
+        "192.175.48.0/24",  # AS112
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, and broadcast
+    )
+]
+# Whatever is outside this is none: loopback, private, link- and site-local, mapped and compatible IPv4, NAT64.
+UNICAST_IPV6 = ipaddress.IPv6Network("2000::/3")
+NOT_PUBLIC_IPV6 = [
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments: Teredo, which embeds IPv4, benchmarks, ORCHID
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4, which embeds IPv4
+        "2620:4f:8000::/48",  # AS112
+        "3fff::/20",  # documentation
+    )
+]
+
 NOT_PUBLIC = "This address is not a public one: send the photo itself instead."
 NO_PHOTO = "No photo could be fetched from this address: check it, or send the photo itself."
 
@@ -94,5 +132,12 @@ async def _address(url: httpx.URL) -> str:
 def is_public(address: str) -> bool:
     """Whether an IP address is anybody's to reach, and no way round to one that is not."""
     ip = ipaddress.ip_address(address)
-    tunnels = isinstance(ip, ipaddress.IPv6Address) and ip.sixtofour is not None
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or tunnels)
+    if isinstance(ip, ipaddress.IPv4Address):
+        return not any(ip in network for network in NOT_PUBLIC_IPV4)
+    embeds_ipv4 = int(ip) >> 32 & 0xFDFFFFFF == 0x5EFE  # ISATAP (RFC 5214), below any prefix
+    return (
+        not ip.scope_id
+        and ip in UNICAST_IPV6
+        and not embeds_ipv4
+        and not any(ip in network for network in NOT_PUBLIC_IPV6)
+    )

@@ -173,3 +173,19 @@ def test_the_fast_jpeg_decoder_gives_pillows_pixels():
     for options in ({"quality": 90}, {"quality": 75, "subsampling": 2}, {"progressive": True}):
         data = encoded(smooth, "JPEG", **options)
         assert np.array_equal(open_photo(data).rgb, np.asarray(Image.open(io.BytesIO(data))))
+
+
+NAMES = """
+import json, sys
+import background_remover, background_remover.photos
+found = {"light": "torch" not in sys.modules, "shown": dir(background_remover)}
+from background_remover import *
+print(json.dumps(found | {"where": sorted(background_remover.MODULES), "names": sorted(background_remover.__all__)}))
+"""
+
+
+def test_opening_photos_imports_no_torch_and_the_package_still_has_all_its_names(run_python):
+    found = run_python(NAMES)
+    assert found["light"]
+    assert found["where"] == found["names"]
+    assert set(found["names"]) <= set(found["shown"])

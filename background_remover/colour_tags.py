@@ -37,7 +37,7 @@ def told_colours(image: Image.Image, data: bytes = b"") -> bytes | Cicp | None:
     as absent.
     """
     icc, cicp = image.info.get("icc_profile"), _cicp(image, data)
-    if colour_space(icc) and not (cicp and image.format == "PNG"):
+    if icc and colour_space(icc) and not (cicp and image.format == "PNG"):
         return bytes(icc)
     if cicp:
         return cicp if cicp.hdr else cicp_profile(cicp)
@@ -73,7 +73,7 @@ def _png_cicp(data: bytes) -> Cicp | None:
     return None
 
 
-def _png_profile(info: dict[str, Any]) -> bytes | None:
+def _png_profile(info: dict[Any, Any]) -> bytes | None:
     """Of gAMA and cHRM; where one of them is missing it is sRGB's."""
     gamma, colours = info.get("gamma"), info.get("chromaticity", PRIMARIES[1])
     if gamma is not None and not GAMMAS[0] <= gamma <= GAMMAS[1]:

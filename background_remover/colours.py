@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor
 
-from background_remover.profiles import grey_curve
-from utilities import PhotoError, to_bytes
+from background_remover.profiles import SRGB_CURVE, write_grey_profile
+from utilities import PhotoError
 
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
@@ -40,12 +40,13 @@ def to_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
 
 
 def grey_to_srgb(grey: NDArray[Any], icc: bytes) -> NDArray[Any]:
-    """H x W in 8 or 16 bits, in the numbers of a grey profile, as sRGB: in 16 bits where grey and profile allow it."""
-    light = grey_curve(icc) if grey.dtype == np.uint16 else None
-    if light is None:
-        return np.asarray(convert(Image.fromarray(to_bytes(grey)), icc, None))[..., 0]
-    coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(65535 * coded).astype(np.uint16)[grey]
+    """H x W in 8 or 16 bits, in the numbers of a grey profile, as sRGB's in as many bits."""
+    image = Image.fromarray(grey)
+    try:
+        target = _profile(write_grey_profile(SRGB_CURVE))
+        return np.asarray(ImageCms.profileToProfile(image, _profile(icc), target, outputMode=image.mode))
+    except (ImageCms.PyCMSError, OSError):
+        return grey
 
 
 @functools.lru_cache(maxsize=KEPT)

@@ -40,7 +40,10 @@ def composite(foreground: Colours, alpha: Pixels, background: Colours | Colour) 
 
 
 def with_alpha(rgb: Colours, alpha: Pixels) -> Colours:
-    """H x W x 4, 8 or 16 bits as `rgb`, straight alpha; colours under alpha 0 are zeroed, so that none leaks or weighs."""
+    """H x W x 4 with straight alpha, in 8 or 16 bits as `rgb`.
+
+    Colours under alpha 0 are zeroed, so that no background leaks or weighs.
+    """
     rgba = np.empty((*alpha.shape, 4), rgb.dtype)
     own = alpha if rgb.dtype == np.uint8 else widen(alpha)
     cv2.mixChannels([rgb, own], [rgba], [0, 0, 1, 1, 2, 2, 3, 3])

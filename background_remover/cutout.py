@@ -16,9 +16,10 @@ from PIL import Image
 from background_remover import matting
 from background_remover.colours import Colour, css_colour, parse_colour
 from background_remover.compositing import BLUR, blur_background, check_blur, composite, fit_background, with_alpha
+from background_remover.decoding import Photo
 from background_remover.encoding import check_encoding, save_pixels
 from background_remover.framing import MARGIN, Frame, Size, check_margin, check_size
-from background_remover.photos import Photo, PhotoSource, check_pixels, open_photo
+from background_remover.photos import PhotoSource, check_pixels, open_photo
 from utilities import PhotoError
 
 Pixels = NDArray[np.uint8]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from utilities import PhotoError
 Pixels = NDArray[np.uint8]
 
 JPEG_QUALITY = 95
+STEM_BYTES = 180  # of a file's name; file systems allow 255 with all that comes behind it
+WINDOWS_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{digit}" for port in ("COM", "LPT") for digit in range(10))}
 
 
 class Encoder(NamedTuple):
@@ -50,8 +53,30 @@ ENCODERS = {
 
 
 def safe_stem(name: str) -> str:
-    """A file's name without folder and extension, in letters, digits, ".", "_" and "-"; "photo" if nothing is left."""
-    return re.sub(r"[^\w.-]+", "-", Path(name).stem).strip(".-")[:80] or "photo"
+    """A file's name without folder and extension, for any file system; "photo" if nothing is left.
+
+    Letters, digits and their marks of all scripts stay, composed (NFC), as do ".", "_" and "-". At most STEM_BYTES in
+    UTF-8, so that a number and an extension still fit behind it.
+    """
+    last = unicodedata.normalize("NFC", re.split(r"[/\\]", name.rstrip("/\\"))[-1])
+    kept = ""
+    for character in re.sub(r"(?<=[^.])\.(?=\w*[a-z])[a-z0-9]{1,10}\Z", "", last, flags=re.IGNORECASE | re.ASCII):
+        category = unicodedata.category(character)
+        if character in "._-" or category[0] in "LN" or (category[0] == "M" and kept[-1:] not in ("", *"._-")):
+            kept += character
+        elif category != "Cf" and not kept.endswith("-"):  # what only directs the others leaves no gap
+            kept += "-"
+    stem = _cut(kept.strip(".-"), STEM_BYTES).strip(".-") or "photo"
+    reserved = unicodedata.normalize("NFKC", stem.partition(".")[0]).upper() in WINDOWS_RESERVED
+    return f"photo-{stem}" if reserved else stem
+
+
+def _cut(text: str, most: int) -> str:
+    """The beginning of a text that has at most so many bytes in UTF-8, no letter parted from its marks."""
+    end = len(text.encode()[:most].decode(errors="ignore"))
+    while end < len(text) and end > 0 and unicodedata.category(text[end])[0] == "M":
+        end -= 1
+    return text[:end]
 
 
 def check_encoding(suffix: str, quality: int | None) -> None:

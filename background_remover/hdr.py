@@ -43,7 +43,8 @@ def tone_down(rgb: NDArray[Any], colours: Cicp) -> Pixels:
     for top in range(0, rgb.shape[0], rows):
         linear = _light(rgb[top : top + rows], light, colours)
         gain = np.interp(linear.max(2), light_from_pq(levels), gains).astype(np.float32) / np.float32(WHITE)
-        out[top : top + rows] = _srgb_bytes(cv2.transform(linear * gain[..., np.newaxis], to_srgb))
+        shown: Any = cv2.transform(linear * gain[..., np.newaxis], to_srgb)
+        out[top : top + rows] = _srgb_bytes(shown)
     return out
 
 
@@ -95,4 +96,5 @@ def _light(rgb: NDArray[Any], table: Floats, colours: Cicp) -> Floats:
 def _srgb_bytes(linear: Floats) -> Pixels:
     linear = np.clip(linear, 0, 1)
     coded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** np.float32(1 / 2.4) - 0.055)
-    return np.rint(255 * coded).astype(np.uint8)
+    rounded: Pixels = np.rint(255 * coded).astype(np.uint8)
+    return rounded

@@ -4,287 +4,190 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pillow_heif
-import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
-from background_remover.colour_tags import told_colours
-from background_remover.colours import convert, grey_to_srgb, is_srgb, leads_back, to_srgb
-from background_remover.compositing import composite, contrasting_grey
-from background_remover.depth import HEIGHT, WIDTH, Deep, deep_channels, jpeg_bits, tiff_pixels, tiff_tags, to_deep
-from background_remover.hdr import tone_down
-from background_remover.profiles import Cicp, colour_space
-from background_remover.transparency import is_key, split_alpha, transparent_colour
-from utilities import PhotoError, as_channels, as_rgb, shrink, to_bytes
+from background_remover.data_urls import decode_data_url
+from background_remover.decoding import Photo, from_array, from_image, from_jpeg
+from background_remover.depth import RARE_TIFF, tiff_tags
+from background_remover.jpeg import END as JPEG_END
+from background_remover.jpeg import mend
+from background_remover.kinds import other_kind, too_many_bytes, too_many_pixels, why_not
+from background_remover.orientation import SIDEWAYS, drop_unreadable_exif, read_orientation, upright
+from background_remover.structure import simplify
+from utilities import PhotoError, as_channels
 
 Pixels = NDArray[np.uint8]
-PhotoSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+FileSource = str | os.PathLike[str] | bytes | BinaryIO
+PhotoSource = FileSource | Image.Image | NDArray[Any]
 
 MAX_PIXELS = 89_478_485  # pixels, the number from which Pillow too suspects a decompression bomb
 MAX_BYTES = 200_000_000  # bytes of an encoded file
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM", "JPEG2000")
-FORMATS_TEXT = "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF"
-EXIF_ORIENTATION = 274  # the numbers of tags
-TIFF_SUBFILE, TIFF_BITS, TIFF_PROFILE = 254, 258, 34675
-DPI = 10, 10_000  # pixels an inch: what is outside says nothing of a size
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
-# EXIF orientation: what brings the pixels upright
-TURNS: dict[int, Callable[[Pixels], Pixels]] = {
-    2: lambda rgb: rgb[:, ::-1],
-    3: lambda rgb: rgb[::-1, ::-1],
-    4: lambda rgb: rgb[::-1],
-    5: lambda rgb: rgb.swapaxes(0, 1),
-    6: lambda rgb: rgb.swapaxes(0, 1)[:, ::-1],
-    7: lambda rgb: rgb.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda rgb: rgb.swapaxes(0, 1)[::-1],
-}
+LONGEST_SIDE = 65_535  # pixels, the most that a JPEG can have
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+PNG_DEPTH_AT = 24  # the byte that has the bits of a channel
 
 
-@dataclass(frozen=True, eq=False)
-class Photo:
-    """A decoded photo, the way up that its EXIF orientation asks for.
+@dataclass(frozen=True)
+class PhotoHeader:
+    """What a file says of its photo, before anything of it is decoded."""
 
-    `rgb` is H x W x 3; `alpha` H x W or None where all is opaque, straight (colours are not multiplied by it);
-    `icc` the colour profile of `rgb`, None for sRGB, and never one that does not lead back from sRGB; `deep` the same
-    colours in 16 bits, None where there are but 8; `dpi` pixels an inch, across and down, None where nothing says so.
-    """
-
-    rgb: Pixels
-    alpha: Pixels | None = None
-    icc: bytes | None = None
-    deep: Deep | None = None
-    dpi: tuple[float, float] | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.rgb.shape[0], self.rgb.shape[1]
-
-    def opaque(self) -> Pixels:
-        """`rgb`, over a grey that contrasts where the photo is transparent, since hidden colours can be anything."""
-        if self.alpha is None:
-            return self.rgb
-        grey = contrasting_grey(self.rgb, self.alpha)
-        return composite(self.rgb, self.alpha, (grey, grey, grey))
-
-    def for_network(self, side: int) -> Pixels:
-        """What the network is to see: side x side x 3, without transparency, in sRGB whatever the profile."""
-        return to_srgb(shrink(self.opaque(), side), self.icc)
+    size: tuple[int, int]  # width and height in pixels, upright
+    format: str  # as that of `Photo`
+    byte_count: int  # of all its pixels, decoded: 1 to 4 channels of 1, 2 or 4 bytes
 
 
-def open_photo(source: PhotoSource) -> Photo:
-    """Decode a path, the bytes of a file, a PIL image or an array (H x W, or H x W x 1 to 4).
+def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Photo:
+    """Decode a path, the bytes of a file, a binary file object, a PIL image or an array (H x W, or H x W x 1 to 4).
 
     Arrays are grey, grey and alpha, RGB or RGBA, in the ranges of `utilities.to_bytes`. A file says its depth
-    itself. Of several frames or pages the first counts.
+    itself. Of several frames or pages the first counts. The limits can be lowered.
 
-    Raises PhotoError: no such file, not one of FORMATS, damaged, over MAX_BYTES or over MAX_PIXELS.
+    Raises PhotoError: no such file, not one of FORMATS, damaged, over `max_bytes` or `max_pixels`, over LONGEST_SIDE,
+    or stored in a way that takes too long to open, see `structure.simplify`.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        channels = as_channels(source)
+        check_pixels(channels.shape[1], channels.shape[0], max_pixels)
+        return from_array(source)
     if isinstance(source, Image.Image):
-        return _from_image(source)
-    if isinstance(source, str | os.PathLike):
-        source = _read_file(Path(source))
-    if not isinstance(source, bytes | bytearray | memoryview):
-        raise PhotoError(f"A {type(source).__name__} is not a photo: give a path, bytes, a PIL image or an array.")
-    check_bytes(len(source))
+        check_pixels(*source.size, max_pixels)
+        if source.format == "TIFF":
+            drop_unreadable_exif(source)
+        return _upright(from_image(source), source)
+    with _opening(source, max_pixels, max_bytes) as (image, data):
+        if image.format == "JPEG" and not data.endswith(JPEG_END):
+            data = mend(data)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        return _upright(from_jpeg(image, data) or from_image(image, data), image)
+
+
+def measure_photo(source: FileSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> PhotoHeader:
+    """The header of a photo, as a path, bytes or a binary file object, without decoding it.
+
+    Raises PhotoError as `open_photo` does, but for what is found only on decoding.
+    """
+    with _opening(source, max_pixels, max_bytes) as (image, data):
+        width, height = image.size
+        sideways = read_orientation(image) in SIDEWAYS
+        channels = 4 if "transparency" in image.info or image.getbands()[-1] in "Aa" else 3
+        size = (height, width) if sideways else (width, height)
+        return PhotoHeader(size, _format_of(image), width * height * channels * _sample_bytes(image, data))
+
+
+@contextmanager
+def _opening(source: FileSource, max_pixels: int, max_bytes: int) -> Iterator[tuple[Image.Image, bytes]]:
+    """A file's image, not decoded yet, and what decoders are given of it; what fails meanwhile is a PhotoError."""
+    data = _read(source, max_bytes)
+    kind = other_kind(data)
+    if kind:
+        raise PhotoError(kind.sentence)
     pillow_heif.register_heif_opener()
     try:
-        with Image.open(io.BytesIO(source), formats=FORMATS) as image:
-            return _from_jpeg(image, source) or _from_image(image, source)
+        data = simplify(data)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_pixels(*image.size, max_pixels)
+            yield image, data
     except PhotoError:
         raise
-    except Image.DecompressionBombError as error:
-        raise PhotoError(_too_many_pixels()) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PhotoError(too_many_pixels(max_pixels)) from error
     except Exception as error:  # a decoder that is fed garbage raises anything, SyntaxError included
-        if (photo := _from_unknown(bytes(source))) is not None:
-            return photo
-        raise PhotoError(_why_not(bytes(source[:1024]))) from error
+        rare = isinstance(error, UnidentifiedImageError) and tiff_tags(data)
+        raise PhotoError(RARE_TIFF if rare else why_not(data)) from error
 
 
-def check_bytes(count: int) -> None:
-    """Raises PhotoError if so many bytes are none or too many for a file."""
+def check_bytes(count: int, max_bytes: int | None = None) -> None:
+    """Raises PhotoError if so many bytes are none or too many for a file, MAX_BYTES if nothing else is said."""
+    most = MAX_BYTES if max_bytes is None else max_bytes
     if count == 0:
         raise PhotoError("This file is empty: choose another, or save it again.")
-    if count > MAX_BYTES:
-        raise PhotoError(f"This file has more than {MAX_BYTES // 1_000_000} MB: save it smaller, perhaps as a JPEG.")
+    if count > most:
+        raise PhotoError(too_many_bytes(most))
 
 
-def check_pixels(width: int, height: int) -> None:
+def check_pixels(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     """Raises PhotoError if so many pixels are none or too many for a photo."""
     if width < 1 or height < 1:
         raise PhotoError("This photo has no pixels: choose another.")
-    if width * height > MAX_PIXELS:
-        raise PhotoError(_too_many_pixels())
+    if width * height > max_pixels:
+        raise PhotoError(too_many_pixels(max_pixels))
+    if max(width, height) > LONGEST_SIDE:
+        raise PhotoError(f"This photo has more than {LONGEST_SIDE} pixels on a side: make it smaller first.")
 
 
-def _read_file(path: Path) -> bytes:
+def read_data_url(text: str, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes in a data: URL, see `data_urls`. Raises PhotoError for what is none, or holds too many."""
+    return decode_data_url(text, max_bytes)
+
+
+def _read(source: FileSource, max_bytes: int) -> bytes:
+    """The bytes of a file, no more of them than are allowed."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        check_bytes(memoryview(source).nbytes, max_bytes)
+        return bytes(source)
+    if isinstance(source, str | os.PathLike):
+        return _read_path(Path(source), max_bytes)
+    if not hasattr(source, "read"):
+        raise PhotoError(f"A {type(source).__name__} is not a photo: give a path, bytes, a PIL image or an array.")
+    return _read_object(source, max_bytes)
+
+
+def _read_path(path: Path, max_bytes: int) -> bytes:
     try:
         size = path.stat().st_size
-        data = path.read_bytes() if 0 < size <= MAX_BYTES else b""
+        if not path.is_file():
+            raise OSError
+        data = path.read_bytes() if 0 < size <= max_bytes else b""
     except FileNotFoundError as error:
         raise PhotoError(f"There is no file '{path.name}': check the path.") from error
     except (OSError, ValueError) as error:
         raise PhotoError(f"The file '{path.name}' can't be read: check that it is a file and may be read.") from error
-    check_bytes(size)
+    check_bytes(size, max_bytes)
     return data
 
 
-def _too_many_pixels() -> str:
-    return f"This photo has more than {MAX_PIXELS // 1_000_000} megapixels: make it smaller first."
-
-
-def _why_not(head: bytes) -> str:
-    """What a file that could not be decoded seems to be."""
-    if b"<svg" in head.lower():
-        return "This is an SVG drawing, not a photo: export it as a PNG first."
-    if head.startswith(b"%PDF"):
-        return "This is a PDF, not a photo: export the page as a PNG or JPEG first."
-    known = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-    if head.startswith(known) or head[8:12] == b"WEBP" or head[4:8] == b"ftyp":
-        return "This photo is damaged or incomplete: save or download it again."
-    return f"This is not a photo that can be read: choose a {FORMATS_TEXT} file."
-
-
-def _from_jpeg(image: Image.Image, data: bytes) -> Photo | None:
-    """An ordinary colour JPEG by the decoder that Pillow too is built on, without Pillow's copies: 25 ms, not 80."""
-    check_pixels(*image.size)
-    if image.format not in ("JPEG", "MPO") or image.mode != "RGB":
-        return None
+def _read_object(file: BinaryIO, max_bytes: int) -> bytes:
+    """The rest of a file that is open already."""
+    parts: list[bytes] = []
+    left = max_bytes + 1
     try:
-        rgb = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
-    except ValueError:  # damaged, or a rare kind: Pillow decides
-        return None
-    orientation = _orientation(image)
-    turn = TURNS.get(orientation)
-    rgb = np.ascontiguousarray(turn(rgb)) if turn else rgb
-    return _finished(rgb, None, told_colours(image, data), dpi=_dpi(image, orientation))
+        while left > 0 and (part := file.read(left)):
+            parts.append(bytes(part))
+            left -= len(part)
+    except TypeError as error:
+        raise PhotoError("This file is open as text: open it in binary mode, as 'rb'.") from error
+    except (OSError, ValueError) as error:
+        raise PhotoError("This file object can't be read: open it for reading, in binary mode.") from error
+    check_bytes(max_bytes + 1 - left, max_bytes)
+    return b"".join(parts)
 
 
-def _from_image(image: Image.Image, data: bytes = b"") -> Photo:
-    """Of an image, and of the file that it is from where that is at hand."""
-    check_pixels(*image.size)
-    opened, orientation = image, _orientation(image)
-    white, colours, dpi, key = (
-        _white(image),
-        told_colours(image, data),
-        _dpi(image, orientation),
-        transparent_colour(image),
-    )
-    try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    except Exception as error:
-        raise PhotoError("This photo is damaged or incomplete: save or download it again.") from error
-    if image.mode[0] in "IF":  # 16 bits and more, integers or floats
-        grey = np.asarray(image.convert("I") if image.mode.startswith("I;") else image)
-        alpha = None if key is None else np.where(is_key(grey, key), 0, 255).astype(np.uint8)
-        return _from_channels(as_channels(grey), white, colours, alpha, dpi)
-    deep = deep_channels(opened, data, TURNS.get(orientation, np.asarray), image)
-    if deep is not None:
-        return _from_channels(deep, WHITE, colours, dpi=dpi)
-    image, alpha = split_alpha(image, key)
-    if opened.format == "BMP" and alpha is not None and not alpha.any():  # many programs leave these bytes at 0
-        alpha = None
-    if image.mode == "CMYK":
-        icc = colours if isinstance(colours, bytes) and colour_space(colours) == "CMYK" else None
-        return Photo(np.asarray(convert(image, icc, None)), dpi=dpi)
-    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-    return _from_channels(as_channels(pixels), 255, colours, alpha, dpi)
+def _upright(photo: Photo, image: Image.Image) -> Photo:
+    """A photo whose pixels are those of an image, turned as its EXIF says, and with the name of its format."""
+    orientation = read_orientation(image)
+    alpha, deep = (None if pixels is None else upright(pixels, orientation) for pixels in (photo.alpha, photo.deep))
+    dpi = photo.dpi[::-1] if photo.dpi and orientation in SIDEWAYS else photo.dpi
+    rgb = upright(photo.rgb, orientation)
+    return replace(photo, rgb=rgb, alpha=alpha, deep=deep, dpi=dpi, format=_format_of(image))
 
 
-def _white(image: Image.Image) -> float | None:
-    """The number that is white in an image of more than 8 bits, None if nothing says it. Raises PhotoError."""
-    tags = getattr(image, "tag_v2", {})
-    if tags.get(TIFF_SUBFILE) == 1:  # a small version of another image in the file
-        raise PhotoError("This seems to be a camera raw file: convert it to a JPEG or TIFF first.")
-    if image.mode == "F":
-        return None
-    bits = tags.get(TIFF_BITS, (16,) if image.mode.startswith("I;") or image.format in ("PNG", "PPM") else ())
-    return float(2 ** bits[0] - 1) if len(bits) == 1 and 8 < bits[0] <= 16 else None
+def _format_of(image: Image.Image) -> str:
+    return "JPEG" if image.format == "MPO" else image.format or ""
 
 
-def _orientation(image: Image.Image) -> int:
-    return int(image.getexif().get(EXIF_ORIENTATION, 1))
-
-
-def _dpi(image: Image.Image, orientation: int) -> tuple[float, float] | None:
-    """Pixels an inch, across and down as the photo stands."""
-    try:
-        across, down = (float(number) for number in image.info["dpi"])
-    except (KeyError, TypeError, ValueError, ArithmeticError):
-        return None
-    if not all(DPI[0] <= number <= DPI[1] for number in (across, down)):
-        return None
-    return (down, across) if orientation in SIDEWAYS else (across, down)
-
-
-def _from_unknown(data: bytes) -> Photo | None:
-    """Of a TIFF that Pillow does not know. Raises PhotoError for what is sound, but can't be read."""
-    if (bits := jpeg_bits(data)) not in (0, 8):
-        raise PhotoError(
-            f"This is a {bits}-bit JPEG, which can't be read here: save it with 8 bits, or as a PNG or TIFF."
-        )
-    if not (tags := tiff_tags(data)):
-        return None
-    check_pixels(tags.get(WIDTH, 0), tags.get(HEIGHT, 0))
-    pixels = tiff_pixels(data, tags)
-    if pixels is None:
-        return None
-    white = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind == "u" else None
-    turn = TURNS.get(tags.get(EXIF_ORIENTATION, 1), np.asarray)
-    return _from_channels(turn(pixels), white, tags.get(TIFF_PROFILE))
-
-
-def _from_array(array: NDArray[Any]) -> Photo:
-    return _from_channels(as_channels(array))
-
-
-def _from_channels(
-    channels: NDArray[Any],
-    white: float | None = None,
-    colours: bytes | Cicp | None = None,
-    alpha: Pixels | None = None,
-    dpi: tuple[float, float] | None = None,
-) -> Photo:
-    """Of H x W x 1 to 4, of which the second or fourth is alpha; `colours` is what a file says of them."""
-    check_pixels(channels.shape[1], channels.shape[0])
-    pixels, deep = to_bytes(channels, white), to_deep(channels, white)
-    if pixels.shape[2] in (2, 4):
-        alpha = np.ascontiguousarray(pixels[..., -1])
-    if pixels.shape[2] < 3 and isinstance(colours, bytes):
-        colours, pixels, deep = _grey_in_srgb(colours, pixels, deep)
-    return _finished(as_rgb(pixels), alpha, colours, None if deep is None else as_rgb(deep), dpi)
-
-
-def _grey_in_srgb(icc: bytes, pixels: Pixels, deep: Deep | None) -> tuple[bytes | None, Pixels, Deep | None]:
-    """Grey in 8 bits and perhaps in 16, H x W x 1 or 2, by a profile; and the profile, if it is of RGB and needed."""
-    if colour_space(icc) != "GRAY":
-        return None if is_srgb(icc) else icc, pixels, deep
-    grey = grey_to_srgb((pixels if deep is None else deep)[..., 0], icc)[..., np.newaxis]
-    return None, to_bytes(grey), grey if grey.dtype == np.uint16 else None
-
-
-def _finished(
-    rgb: Pixels,
-    alpha: Pixels | None,
-    colours: bytes | Cicp | None,
-    deep: Deep | None = None,
-    dpi: tuple[float, float] | None = None,
-) -> Photo:
-    """RGB of any colours as a Photo, which keeps them where it can."""
-    alpha = None if alpha is None or alpha.min() == 255 else alpha
-    if isinstance(colours, Cicp):
-        return Photo(tone_down(rgb if deep is None else deep, colours), alpha, dpi=dpi)
-    icc = colours if colour_space(colours) == "RGB" else None
-    if icc and not leads_back(icc):
-        return Photo(to_srgb(rgb, icc), alpha, dpi=dpi)
-    return Photo(rgb, alpha, icc, deep, dpi)
+def _sample_bytes(image: Image.Image, data: bytes) -> int:
+    """How many bytes a number in the file has to be kept in."""
+    if image.mode in ("I", "F"):
+        return 4
+    bits = [8, image.info.get("bit_depth", 8), 16 if image.mode.startswith("I;") else 8]
+    bits += [data[PNG_DEPTH_AT]] if image.format == "PNG" else []
+    return 2 if max(bits) > 8 else 1

@@ -118,12 +118,10 @@ def write_profile(colours: Chromaticities, curve: Curve) -> bytes:
     white = matrix.sum(1)
     adapted = np.linalg.inv(BRADFORD) @ np.diag(BRADFORD @ D50 / (BRADFORD @ white)) @ BRADFORD
     red, green, blue = (adapted @ matrix).T
-    tone = b"para" + bytes(4) + struct.pack(">HH", 3, 0) + _fixed(*curve)
+    tone = _tone(curve)
     return _assemble(
         {
-            b"desc": _text("RGB"),
-            b"cprt": _text("CC0"),
-            b"wtpt": b"XYZ " + bytes(4) + _fixed(*D50),
+            **_common("RGB"),
             b"chad": b"sf32" + bytes(4) + _fixed(*adapted.ravel()),
             b"rXYZ": b"XYZ " + bytes(4) + _fixed(*red),
             b"gXYZ": b"XYZ " + bytes(4) + _fixed(*green),
@@ -131,47 +129,25 @@ def write_profile(colours: Chromaticities, curve: Curve) -> bytes:
             b"rTRC": tone,
             b"gTRC": tone,
             b"bTRC": tone,
-        }
+        },
+        b"RGB ",
     )
 
 
-def grey_curve(icc: bytes) -> NDArray[np.float64] | None:
-    """The light, 0..1, of each of 65536 greys by a grey profile's curve; None if it has none that can be read."""
-    try:
-        return _curve(_tags(icc)[b"kTRC"])
-    except (KeyError, ValueError, struct.error):
-        return None
+def write_grey_profile(curve: Curve) -> bytes:
+    """An ICC profile, version 4, of greys."""
+    return _assemble({**_common("Grey"), b"kTRC": _tone(curve)}, b"GRAY")
 
 
-def _curve(tag: bytes) -> NDArray[np.float64]:
-    """Of a `curv` or a `para` tag (ICC.1:2010, 10.5 and 10.15). Raises ValueError, struct.error."""
-    x = np.linspace(0, 1, 65536)
-    if tag[:4] == b"curv":
-        (count,) = struct.unpack_from(">I", tag, 8)
-        table = np.frombuffer(tag, ">u2", count, 12)
-        if count < 2:
-            return x ** (table[0] / 256 if count else 1)
-        return np.interp(x, np.linspace(0, 1, count), table / 65535)
-    if tag[:4] != b"para":
-        raise ValueError
-    (kind,) = struct.unpack_from(">H", tag, 8)
-    count = (1, 3, 4, 5, 7)[min(kind, 4)]
-    g, a, b, c, d, e, f = (value / 65536 for value in (*struct.unpack_from(f">{count}i", tag, 12), *(0,) * (7 - count)))
-    if kind == 0:
-        return x**g
-    if kind < 3:  # c is added to both parts, and the second is constant
-        c, d, e, f = 0, -b / (a or 1), c, c
-    with np.errstate(invalid="ignore"):
-        return np.clip(np.nan_to_num(np.where(x >= d, (a * x + b) ** g + e, c * x + f)), 0, 1)
+def _common(name: str) -> dict[bytes, bytes]:
+    return {b"desc": _text(name), b"cprt": _text("CC0"), b"wtpt": b"XYZ " + bytes(4) + _fixed(*D50)}
 
 
-def _tags(icc: bytes) -> dict[bytes, bytes]:
-    (count,) = struct.unpack_from(">I", icc, 128)
-    entries = (struct.unpack_from(">4sII", icc, 132 + 12 * index) for index in range(min(count, 100)))
-    return {name: icc[start : start + length] for name, start, length in entries}
+def _tone(curve: Curve) -> bytes:
+    return b"para" + bytes(4) + struct.pack(">HH", 3, 0) + _fixed(*curve)
 
 
-def _assemble(tags: dict[bytes, bytes]) -> bytes:
+def _assemble(tags: dict[bytes, bytes], space: bytes) -> bytes:
     """The file: header, table of tags, tags; those that are the same are there once."""
     body, table, places = b"", b"", dict[bytes, int]()
     start = 128 + 4 + 12 * len(tags)
@@ -182,7 +158,7 @@ def _assemble(tags: dict[bytes, bytes]) -> bytes:
         table += struct.pack(">4sII", name, places[data], len(data))
     header = struct.pack(
         ">I4sI4s4s4s6H4s28x12s48x",
-        start + len(body), b"", 0x04300000, b"mntr", b"RGB ", b"XYZ ", 2000, 1, 1, 0, 0, 0, b"acsp", _fixed(*D50),
+        start + len(body), b"", 0x04300000, b"mntr", space, b"XYZ ", 2000, 1, 1, 0, 0, 0, b"acsp", _fixed(*D50),
     )  # fmt: skip
     return header + struct.pack(">I", len(tags)) + table + body
 

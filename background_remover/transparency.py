@@ -22,7 +22,8 @@ def transparent_colour(image: Image.Image) -> Key | None:
     told = image.info.get("transparency")
     if image.mode not in ("1", "L", "RGB", "I;16", "I") or not isinstance(told, int | tuple):
         return None
-    kind = str(image.tile[0][3]) if image.tile else ""  # Pillow's name for the samples in the file
+    tiles = getattr(image, "tile", None)
+    kind = str(tiles[0][3]) if tiles else ""  # Pillow's name for the samples in the file
     key = told if isinstance(told, tuple) else (told,)
     if kind in ("L;2", "L;4"):
         most = 2 ** int(kind[-1]) - 1
@@ -30,9 +31,10 @@ def transparent_colour(image: Image.Image) -> Key | None:
     return tuple(value >> 8 for value in key) if kind == "RGB;16B" else key
 
 
-def is_key(pixels: NDArray[Any], key: Key) -> NDArray[np.bool_]:
-    """Where H x W (x 3) has exactly this colour."""
-    return np.all(pixels == key, axis=2) if len(key) == 3 else pixels == key[0]
+def key_alpha(pixels: NDArray[Any], key: Key) -> Pixels:
+    """Transparent where H x W (x 3) has exactly this colour, and opaque elsewhere."""
+    same = np.all(pixels == key, axis=2) if len(key) == 3 else pixels == key[0]
+    return np.where(same, 0, 255).astype(np.uint8)
 
 
 def split_alpha(image: Image.Image, key: Key | None) -> tuple[Image.Image, Pixels | None]:
@@ -44,5 +46,4 @@ def split_alpha(image: Image.Image, key: Key | None) -> tuple[Image.Image, Pixel
         return image.convert(image.mode[:-1]), np.asarray(image.getchannel("A"))
     if key is None:
         return image, None
-    same = is_key(np.asarray(image.convert("L") if image.mode == "1" else image), key)
-    return image, np.where(same, 0, 255).astype(np.uint8)
+    return image, key_alpha(np.asarray(image.convert("L") if image.mode == "1" else image), key)

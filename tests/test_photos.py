@@ -10,7 +10,6 @@ import pytest
 from helpers import encoded
 from PIL import Image, ImageCms, ImageOps
 
-from background_remover import photos
 from background_remover.photos import open_photo
 from utilities import PhotoError
 
@@ -19,7 +18,7 @@ PHOTO = RNG.integers(0, 256, (60, 90, 3), dtype=np.uint8)
 ALPHA = RNG.integers(0, 256, (60, 90), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
+@pytest.mark.parametrize("name", ["PNG", "BMP", "TIFF", "WEBP"])
 def test_lossless_formats_open_to_their_pixels(name):
     options = {"lossless": True} if name == "WEBP" else {}
     photo = open_photo(encoded(Image.fromarray(PHOTO), name, **options))
@@ -27,7 +26,7 @@ def test_lossless_formats_open_to_their_pixels(name):
     assert photo.alpha is None
 
 
-@pytest.mark.parametrize("name", ["JPEG", "WEBP", "AVIF", "HEIF", "GIF", "JPEG2000"])
+@pytest.mark.parametrize("name", ["JPEG", "WEBP", "AVIF", "HEIF", "GIF"])
 def test_lossy_formats_open(name):
     pillow_heif.register_heif_opener()
     smooth = np.asarray(Image.fromarray(PHOTO[:4, :4]).resize((90, 60), Image.Resampling.BICUBIC))
@@ -145,7 +144,7 @@ def test_what_is_no_photo_is_refused_in_one_sentence(data, sentence, tmp_path):
         assert str(tmp_path) not in message
 
 
-def test_missing_files_odd_types_and_huge_files_are_refused(tmp_path, monkeypatch):
+def test_missing_files_odd_types_and_huge_files_are_refused(tmp_path):
     with pytest.raises(PhotoError, match=r"no file 'gone\.jpg'"):
         open_photo(tmp_path / "gone.jpg")
     with pytest.raises(PhotoError, match="can't be read"):
@@ -154,10 +153,9 @@ def test_missing_files_odd_types_and_huge_files_are_refused(tmp_path, monkeypatc
         open_photo(3)
     with pytest.raises(PhotoError, match="no pixels"):
         open_photo(np.zeros((0, 5, 3), np.uint8))
-    monkeypatch.setattr(photos, "MAX_BYTES", 1_000_000)
     (tmp_path / "big.jpg").write_bytes(bytes(1_000_001))
     with pytest.raises(PhotoError, match="more than 1 MB"):
-        open_photo(tmp_path / "big.jpg")
+        open_photo(tmp_path / "big.jpg", max_bytes=1_000_000)
 
 
 def test_random_damage_never_escapes_as_another_exception():

@@ -14,8 +14,7 @@ from background_remover.colours import Colour, convert
 from utilities import PhotoError
 
 Pixels = NDArray[np.uint8]
-
-Colours = NDArray[Any]  # uint8 or uint16
+Colours = NDArray[Any]  # H x W x 3, uint8 or uint16
 
 GREYS = 128, 255, 0  # to put behind a photo that is transparent; of equals the first
 SEEN = 250_000  # pixels that decide which

@@ -32,6 +32,7 @@ class Encoder(NamedTuple):
     lossy: dict[str, Any] | None = None  # more options, where a quality is asked for
     longest: int | None = None  # pixels a side
     alpha: bool = True
+    deep: bool = False  # whether it holds 16 bits
 
 
 WEBP = Encoder(  # an eighth of the time of Pillow's defaults
@@ -40,10 +41,10 @@ WEBP = Encoder(  # an eighth of the time of Pillow's defaults
     lossy={"lossless": False, "exact": False, "method": 1},
     longest=16383,
 )
-TIFF = Encoder("TIFF", {"compression": "tiff_adobe_deflate"})
+TIFF = Encoder("TIFF", {"compression": "tiff_adobe_deflate"}, deep=True)
 JPEG = Encoder("JPEG", {"quality": JPEG_QUALITY, "subsampling": 0}, lossy={}, longest=65535, alpha=False)
 ENCODERS = {
-    ".png": Encoder("PNG", {}),  # has a faster writer of its own
+    ".png": Encoder("PNG", {}, deep=True),  # has a faster writer of its own
     ".webp": WEBP,
     ".tif": TIFF,
     ".tiff": TIFF,
@@ -87,20 +88,33 @@ def check_encoding(suffix: str, quality: int | None) -> None:
         raise PhotoError(f"A quality of {quality!r} can't be made: choose a whole number from 1 to 100.")
 
 
+def holds_16_bits(path: str | os.PathLike[str]) -> bool:
+    """Whether the format of a path's extension does."""
+    return ENCODERS[Path(path).suffix.lower()].deep
+
+
 def save_pixels(
-    pixels: Pixels, path: str | os.PathLike[str], icc: bytes | None = None, quality: int | None = None
+    pixels: NDArray[Any],
+    path: str | os.PathLike[str],
+    icc: bytes | None = None,
+    quality: int | None = None,
+    dpi: tuple[float, float] | None = None,
 ) -> None:
     """Write H x W (x 3 or 4) as PNG, WebP or TIFF (lossless), or JPEG (over white), by the path's extension.
 
-    `quality`, 1 to 100, makes WebP lossy (its alpha stays exact) and is JPEG's, which is JPEG_QUALITY without it;
-    PNG and TIFF take no notice. Raises PhotoError for what the format can't do, OSError where the file can't be
-    written.
+    Colours of 16 bits, H x W x 3 or 4, are for formats that hold them. `dpi`, pixels an inch across and down, is kept
+    by all but WebP. `quality`, 1 to 100, makes WebP lossy (its alpha stays exact) and is JPEG's, which is JPEG_QUALITY
+    without it; PNG and TIFF take no notice. Raises PhotoError for what the format can't do, OSError where the file
+    can't be written.
     """
     suffix = Path(path).suffix
     check_encoding(suffix, quality)
     encoder = ENCODERS[suffix.lower()]
     if encoder.name == "PNG":
-        Path(path).write_bytes(encode_png(pixels, icc))
+        Path(path).write_bytes(encode_png(pixels, icc, dpi))
+        return
+    if pixels.dtype == np.uint16:
+        _save_deep_tiff(pixels, path, icc, dpi)
         return
     if encoder.longest and max(pixels.shape[:2]) > encoder.longest:
         raise PhotoError(f"A {encoder.name} has at most {encoder.longest} pixels a side: choose PNG.")
@@ -109,4 +123,29 @@ def save_pixels(
     options = encoder.options
     if quality is not None and encoder.lossy is not None:
         options = options | encoder.lossy | {"quality": quality}
+    options = options | ({"dpi": dpi} if dpi else {})
     Image.fromarray(pixels).save(path, encoder.name, icc_profile=icc, **options)
+
+
+def _save_deep_tiff(
+    pixels: NDArray[np.uint16],
+    path: str | os.PathLike[str],
+    icc: bytes | None,
+    dpi: tuple[float, float] | None,
+) -> None:
+    """By tifffile, since Pillow can't."""
+    import tifffile
+
+    tifffile.imwrite(
+        path,
+        pixels,
+        photometric="rgb",
+        extrasamples=["unassalpha"] if pixels.shape[2] == 4 else None,
+        compression="zlib",
+        predictor=True,
+        iccprofile=icc,
+        resolution=dpi,
+        resolutionunit="INCH" if dpi else None,
+        metadata=None,
+        software=False,
+    )

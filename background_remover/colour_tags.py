@@ -90,8 +90,9 @@ def _says_adobe_rgb(image: Image.Image) -> bool:
         return False
     try:
         exif = image.getexif()
-        space = exif.get_ifd(EXIF_IFD).get(EXIF_COLOUR_SPACE)
-        index = exif.get_ifd(INTEROP_IFD).get(INTEROP_INDEX, "")
+        of_camera = exif.get_ifd(EXIF_IFD)
+        space = of_camera.get(EXIF_COLOUR_SPACE)
+        index = exif.get_ifd(INTEROP_IFD).get(INTEROP_INDEX, "") if INTEROP_IFD in of_camera else ""
     except Exception:  # whatever garbage makes of Pillow's reader, it says nothing of colours
         return False
     return space == 2 or (space != 1 and (index if isinstance(index, bytes) else str(index).encode())[:3] == b"R03")

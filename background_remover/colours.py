@@ -41,12 +41,14 @@ def to_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
 
 def grey_to_srgb(grey: NDArray[Any], icc: bytes) -> NDArray[Any]:
     """H x W in 8 or 16 bits, in the numbers of a grey profile, as sRGB's in as many bits."""
-    image = Image.fromarray(grey)
+    every = Image.fromarray(np.arange(np.iinfo(grey.dtype).max + 1, dtype=grey.dtype)[np.newaxis])
+    exactly = ImageCms.Flags.NOOPTIMIZE  # else littleCMS makes blacks of dark greys
     try:
-        target = _profile(write_grey_profile(SRGB_CURVE))
-        return np.asarray(ImageCms.profileToProfile(image, _profile(icc), target, outputMode=image.mode))
+        profiles = _profile(icc), _profile(write_grey_profile(SRGB_CURVE))
+        table = np.asarray(ImageCms.profileToProfile(every, *profiles, outputMode=every.mode, flags=exactly))
     except (ImageCms.PyCMSError, OSError):
         return grey
+    return table[0][grey]
 
 
 @functools.lru_cache(maxsize=KEPT)

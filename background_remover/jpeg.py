@@ -51,7 +51,7 @@ def check_parts(count: int) -> None:
 def simplify_jpeg(data: bytes) -> bytes:
     """A JPEG without comments, fill bytes, other pictures and all metadata but a first EXIF block and the profile.
 
-    It ends with EOI only if the file had one. Raises PhotoError for too many segments or scans.
+    It ends with EOI only if the file had one. Raises PhotoError for too many segments, scans or bits.
     """
     found = _walk(data)
     if not found.scans_at:
@@ -136,6 +136,9 @@ def _kept(kind: int, segment: bytes, had_exif: bool) -> bytes | None:
 
 
 def _add_frame(found: Layout, segment: bytes) -> None:
+    """Raises PhotoError for more bits than decoders read."""
+    if segment[:1] > b"\x08":
+        raise PhotoError(f"This is a {segment[0]}-bit JPEG, which can't be read: save it with 8 bits, or as a PNG.")
     if len(segment) < 6 or len(segment) < 6 + 3 * segment[5] or found.missing:
         return
     height, width = struct.unpack_from(">HH", segment, 1)

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pillow_heif
 import pytest
-from helpers import encoded
+from helpers import encoded, iou
 from PIL import Image, ImageCms
 from tagged import chrm, chunk, cicp, gama, one_way_profile, png_with
 
@@ -302,3 +302,12 @@ def test_hdrs_colours_are_brought_into_srgb():
     levels = [round(65535 * pq_from_light(value)) for value in np.clip(linear, 0, None)]
     photo = open_photo(png_with(np.full((8, 8, 3), levels, np.uint16), cicp(9, 16)))
     assert same(photo.rgb[0, 0].astype(float), np.array((188, 0, 0)), 3)
+
+
+@pytest.mark.slow
+def test_a_photo_far_from_srgb_has_the_matte_that_it_has_in_srgb(remover, person):
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.ImageCmsProfile(io.BytesIO(LINEAR))
+    other = np.asarray(ImageCms.profileToProfile(Image.fromarray(person), *profiles))
+    cutout = remover(encoded(Image.fromarray(other), "PNG", icc_profile=LINEAR))
+    assert iou(cutout.alpha, remover(person).alpha) > 0.98
+    assert cutout.photo.icc == LINEAR

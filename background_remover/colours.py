@@ -48,7 +48,8 @@ def grey_to_srgb(grey: NDArray[Any], icc: bytes) -> NDArray[Any]:
         table = np.asarray(ImageCms.profileToProfile(every, *profiles, outputMode=every.mode, flags=exactly))
     except (ImageCms.PyCMSError, OSError):
         return grey
-    return table[0][grey]
+    converted: NDArray[Any] = table[0][grey]
+    return converted
 
 
 @functools.lru_cache(maxsize=KEPT)

@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
-from background_remover.orientation import EXIF_ORIENTATION, upright
+from background_remover.orientation import parse_orientation, upright
 
 Deep = NDArray[np.uint16]
 
@@ -19,7 +19,6 @@ ALIKE = 2  # of 255: by how much roundings may differ
 # the numbers of TIFF's tags
 BITS, PHOTOMETRIC, PLANAR, EXTRA = 258, 262, 284, 338
 RGB, PLANES, ASSOCIATED = 2, 2, (1,)  # what these say
-RARE_TIFF = "This TIFF has pixels of a rare kind, such as floats: save it with 8 or 16 bits a channel."
 
 
 def to_deep(array: NDArray[Any], white: float | None = None) -> Deep | None:
@@ -39,14 +38,14 @@ def deep_channels(image: Image.Image, data: bytes) -> Deep | None:
     `image` is the file `data`, loaded by Pillow, which has checked it. Where the two do not look the same, Pillow's 8
     bits have to do.
     """
-    tags = tiff_tags(data)
+    tags = getattr(image, "tag_v2", {})
     of_png = image.format == "PNG" and data[24:25] == b"\x10" and image.mode in ("RGB", "LA", "RGBA")
     of_tiff = image.mode in ("RGB", "RGBA") and set(tags.get(BITS, ())) == {16} and tags.get(PHOTOMETRIC) == RGB
     if not of_png and not of_tiff:
         return None
     planes = tags.get(PLANAR) == PLANES
     try:
-        channels = _join_planes(data, tags) if planes else _decode(data)
+        channels = _join_planes(data) if planes else _decode(data)
     except Exception:  # decoders that are fed garbage raise anything
         return None
     if tags.get(EXTRA) == ASSOCIATED:
@@ -59,20 +58,6 @@ def deep_channels(image: Image.Image, data: bytes) -> Deep | None:
     return np.ascontiguousarray(channels) if planes or _look_alike(channels, image) else None
 
 
-def tiff_tags(data: bytes) -> dict[int, Any]:
-    """The tags of a TIFF's first page, by number; none if it is no TIFF."""
-    if data[:4] not in (b"II*\0", b"MM\0*"):
-        return {}
-    try:
-        file = io.BytesIO(data)
-        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
-        file.seek(tags.next)
-        tags.load(file)
-        return dict(tags)
-    except Exception:  # as above
-        return {}
-
-
 def _decode(data: bytes) -> Deep:
     """By OpenCV, which reads every compression, and turns a TIFF as its orientation says, as Pillow does."""
     channels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -80,13 +65,13 @@ def _decode(data: bytes) -> Deep:
     return rgb
 
 
-def _join_planes(data: bytes, tags: dict[int, Any]) -> Deep:
+def _join_planes(data: bytes) -> Deep:
     """By tifffile, since OpenCV takes planes on end for pixels on end."""
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         planes = file.pages[0].asarray()
-    return upright(np.moveaxis(planes, 0, -1), tags.get(EXIF_ORIENTATION, 1))
+    return upright(np.moveaxis(planes, 0, -1), parse_orientation(data))
 
 
 def _straight(channels: Deep) -> Deep:

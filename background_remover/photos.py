@@ -17,12 +17,12 @@ from PIL import Image, UnidentifiedImageError
 
 from background_remover.data_urls import decode_data_url
 from background_remover.decoding import Photo, from_array, from_image, from_jpeg
-from background_remover.depth import RARE_TIFF, tiff_tags
 from background_remover.jpeg import END as JPEG_END
 from background_remover.jpeg import mend
-from background_remover.kinds import other_kind, too_many_bytes, too_many_pixels, why_not
+from background_remover.kinds import RARE_TIFF, other_kind, too_many_bytes, too_many_pixels, why_not
 from background_remover.orientation import SIDEWAYS, drop_unreadable_exif, read_orientation, upright
 from background_remover.structure import simplify
+from background_remover.tiff import says_bits
 from utilities import PhotoError, as_channels
 
 Pixels = NDArray[np.uint8]
@@ -101,7 +101,7 @@ def _opening(source: FileSource, max_pixels: int, max_bytes: int) -> Iterator[tu
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoError(too_many_pixels(max_pixels)) from error
     except Exception as error:  # a decoder that is fed garbage raises anything, SyntaxError included
-        rare = isinstance(error, UnidentifiedImageError) and tiff_tags(data)
+        rare = isinstance(error, UnidentifiedImageError) and says_bits(data)
         raise PhotoError(RARE_TIFF if rare else why_not(data)) from error
 
 

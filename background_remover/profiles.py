@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import ImageCms
 
 MOST_BYTES = 16 << 20  # of a profile that is looked at; the largest in use, for printing, have about 4 MB
+MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # ICC's names of what channels are: Pillow's
 D50 = np.array((0.9642, 1.0, 0.8249))  # XYZ of white in every ICC profile
 BRADFORD = np.array(((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296)))
 
@@ -81,14 +82,16 @@ CURVES: dict[int, Curve] = {  # H.273, table 3
 
 @functools.lru_cache(maxsize=16)
 def colour_space(icc: bytes | None) -> str:
-    """What a profile's channels are: "RGB", "GRAY", "CMYK" or another; "" if it is none, or broken."""
+    """What a profile's channels are, one of MODES; "" for others, and for what is none or is broken."""
     if not icc or len(icc) > MOST_BYTES:
         return ""
     try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc)).profile
-    except (ImageCms.PyCMSError, OSError):
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        space = profile.profile.xcolor_space.strip()
+        ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), MODES[space], "RGB")
+    except (ImageCms.PyCMSError, OSError, KeyError):
         return ""
-    return profile.xcolor_space.strip()
+    return space
 
 
 def cicp_profile(colours: Cicp) -> bytes | None:

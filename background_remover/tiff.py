@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+BITS = 258  # a tag: of each channel
 SHORT = 3  # a type: 16 bits
 TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")  # with the two that are wrong and common
@@ -77,6 +78,11 @@ def read_directory(data: bytes) -> Iterator[Entry]:
         value_at = entry + 4 + struct.calcsize(layout.offset)
         (value,) = struct.unpack_from(layout.order + ("H" if kind == SHORT else layout.offset), data, value_at)
         yield Entry(entry, tag, kind, values, value)
+
+
+def says_bits(data: bytes) -> bool:
+    """Whether it is a TIFF whose first directory says how many bits a channel has."""
+    return data.startswith(STARTS) and any(entry.tag == BITS for entry in read_directory(data))
 
 
 def write_directory(data: bytes, entries: list[Entry]) -> bytes:

@@ -8,26 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Union
 
 import numpy as np
 import pillow_heif
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from background_remover.containers import simplify
 from background_remover.data_urls import decode_data_url
 from background_remover.decoding import Photo, from_array, from_image, from_jpeg
 from background_remover.jpeg import END as JPEG_END
 from background_remover.jpeg import mend
 from background_remover.kinds import RARE_TIFF, other_kind, too_many_bytes, too_many_pixels, why_not
 from background_remover.orientation import SIDEWAYS, drop_unreadable_exif, read_orientation, upright
-from background_remover.structure import simplify
 from background_remover.tiff import says_bits
 from utilities import PhotoError, as_channels
 
 Pixels = NDArray[np.uint8]
 FileSource = str | os.PathLike[str] | bytes | BinaryIO
-PhotoSource = FileSource | Image.Image | NDArray[Any]
+PhotoSource = Union[FileSource, Image.Image, NDArray[Any], "Photo"]
 
 MAX_PIXELS = 89_478_485  # pixels, the number from which Pillow too suspects a decompression bomb
 MAX_BYTES = 200_000_000  # bytes of an encoded file
@@ -48,12 +48,14 @@ class PhotoHeader:
 def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Photo:
     """Decode a path, the bytes of a file, a binary file object, a PIL image or an array (H x W, or H x W x 1 to 4).
 
-    Arrays are grey, grey and alpha, RGB or RGBA, in the ranges of `utilities.to_bytes`. A file says its depth
-    itself. Of several frames or pages the first counts. The limits can be lowered.
+    A Photo is one already. Arrays are grey, grey and alpha, RGB or RGBA, in the ranges of `utilities.to_bytes`. A file
+    says its depth itself. Of several frames or pages the first counts. The limits can be lowered.
 
     Raises PhotoError: no such file, not one of FORMATS, damaged, over `max_bytes` or `max_pixels`, over LONGEST_SIDE,
-    or stored in a way that takes too long to open, see `structure.simplify`.
+    or stored in a way that takes too long to open, see `containers.simplify`.
     """
+    if isinstance(source, Photo):
+        return source
     if isinstance(source, np.ndarray):
         channels = as_channels(source)
         check_pixels(channels.shape[1], channels.shape[0], max_pixels)

@@ -12,24 +12,50 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from background_remover.jpeg import MAX_PARTS, check_parts, simplify_jpeg
+from background_remover.jpeg import simplify_jpeg
 from background_remover.kinds import SLOW
 from background_remover.orientation import BLOCKS, EXIF_ORIENTATION
 from background_remover.tiff import SHORT, STARTS, TYPES, read_directory, write_directory
 from utilities import PhotoError
 
+MAX_PARTS = 250_000  # chunks, blocks or boxes that are walked over, and numbers in a TIFF's tag
+MAX_CHUNKS = 50_000  # of a PNG that a decoder is given: 200 MB in the 4 KB each that the thriftiest writers make
 PNG_MARK = b"\x89PNG\r\n\x1a\n"
-# PNG: the picture, its transparency, its size in print, and what its colours are, with the length where it is fixed
-# (pages of an animation are not among them)
+# PNG: the picture, its transparency, its resolution and what its colours are, with the length where it is fixed (pages
+# of an animation are not among them)
 PNG_CHUNKS = {b"IHDR": 13, b"PLTE": None, b"tRNS": None, b"IDAT": None, b"iCCP": None, b"sBIT": None}
-PNG_CHUNKS |= {b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4, b"mDCV": 24, b"cLLI": 8, b"pHYs": 9}
+PNG_CHUNKS |= {b"pHYs": 9, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4, b"mDCV": 24, b"cLLI": 8}
 MAX_PROFILE = 2**20  # bytes of a colour profile in a PNG: Pillow opens no file with more
 PNG_END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 GIF_CONTROL = b"\xf9"  # the block that says which colour is transparent
 # TIFF, the same: the numbers of tags
-TIFF_TAGS = {254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 274, 277, 278, 279, 280, 281, 284, 290, 291}
-TIFF_TAGS |= {292, 293, 301, *range(317, 326), *range(332, 337), *range(338, 343), 347, *range(512, 522)}
-TIFF_TAGS |= {282, 283, 296, 529, 530, 531, 532, 34675, 50706}
+TIFF_TAGS = {
+    254,
+    255,
+    256,
+    257,
+    258,
+    259,
+    262,
+    263,
+    264,
+    265,
+    266,
+    273,
+    274,
+    277,
+    278,
+    279,
+    280,
+    281,
+    282,
+    283,
+    284,
+    290,
+    291,
+}
+TIFF_TAGS |= {292, 293, 296, 301, *range(317, 326), *range(332, 337), *range(338, 343), 347, *range(512, 522)}
+TIFF_TAGS |= {529, 530, 531, 532, 34675, 50706}
 BMP_RUN_LENGTHS = (1, 2)  # kinds of compression
 MAX_RUN_LENGTHS = 2_000_000  # pixels, or bytes, of a BMP that has them, since Pillow decodes those in Python
 
@@ -37,7 +63,7 @@ MAX_RUN_LENGTHS = 2_000_000  # pixels, or bytes, of a BMP that has them, since P
 def simplify(data: bytes) -> bytes:
     """The bytes of a file with its first picture alone, in the same format; as they are if that is none of ours.
 
-    Raises PhotoError for what would keep a decoder busy for long, see `jpeg.MAX_PARTS`. What is cut off or damaged
+    Raises PhotoError for what would keep a decoder busy for long, see MAX_PARTS. What is cut off or damaged
     stays so, for the decoder to find.
     """
     if data.startswith(b"\xff\xd8\xff"):
@@ -55,18 +81,25 @@ def simplify(data: bytes) -> bytes:
     return data
 
 
+def _check_parts(count: int, most: int = MAX_PARTS) -> None:
+    """Raises PhotoError for more parts than any photo has, since decoders take time for each."""
+    if count > most:
+        raise PhotoError(SLOW)
+
+
 def _simplify_png(data: bytes) -> bytes:
     """EXIF counts where it does in browsers: before the pixels, whole, and the first."""
     parts, at, count, allowed = [PNG_MARK], len(PNG_MARK), 0, {*PNG_CHUNKS, b"eXIf"}
     while at + 8 <= len(data):
         count += 1
-        check_parts(count)
+        _check_parts(count)
         length, name = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
         if name == b"IEND":
             break
         if name[:1].isupper() or (name in allowed and _is_usable(name, data[at:end])):
             parts.append(data[at:end])  # what is vital, known or not, is the decoder's to judge
+            _check_parts(len(parts), MAX_CHUNKS)
             allowed -= {name if name == b"eXIf" else b""} | ({b"eXIf"} if name == b"IDAT" else set())
         at = end
     return b"".join((*parts, PNG_END if at <= len(data) else b""))
@@ -97,10 +130,12 @@ def _simplify_gif(data: bytes) -> bytes:
     while (at := _skip_junk(data, at)) < len(data) and data[at : at + 1] == b"!":
         start, at = at, at + 2
         while at < len(data) and data[at] > 0:
-            count += 1
-            check_parts(count)
             at += 1 + data[at]
+            count += 1
+            _check_parts(count)
         at += 1
+        count += 1
+        _check_parts(count)
         if data[start + 1 : start + 2] == GIF_CONTROL:
             control = data[start:at]
     return b"".join((head, control, data[at:]))
@@ -108,13 +143,14 @@ def _simplify_gif(data: bytes) -> bytes:
 
 def _skip_junk(data: bytes, at: int) -> int:
     """Where the next block of a GIF starts."""
-    found = re.compile(rb"[!,;]").search(data, at)
+    found = re.compile(rb"[!,;]").search(data, at, at + MAX_PARTS)
     return found.start() if found else len(data)
 
 
 def _simplify_tiff(data: bytes) -> bytes:
     """The first directory without private tags, EXIF and XMP, and none after it."""
-    entries = [entry for entry in read_directory(data) if entry.tag in TIFF_TAGS]
+    by_tag = {entry.tag: entry for entry in read_directory(data) if entry.tag in TIFF_TAGS}
+    entries = [*by_tag.values()]
     if sum(entry.byte_count for entry in entries) > len(data):  # the same bytes read again and again
         raise PhotoError(SLOW)
     if any(entry.count > MAX_PARTS and TYPES.get(entry.kind) != 1 for entry in entries):
@@ -128,16 +164,13 @@ def _hide_exif(data: bytes) -> bytes:
 
     The orientation of an AVIF is a property of the picture, as browsers have it.
     """
-    if not any(brand in data[8:64] for brand in (b"avif", b"avis")):
+    metas = [(start + 4, end) for name, start, end in _boxes(data, 0, len(data)) if name == b"meta"]
+    if not metas or not any(brand in data[8:64] for brand in (b"avif", b"avis")):
         return data
-    for name, start, end in _boxes(data, 0, len(data)):
-        if name != b"meta":
-            continue
-        for inner, inner_start, inner_end in _boxes(data, start + 4, end):
-            if inner != b"iinf":
-                continue
-            table = data[inner_start:inner_end].replace(b"\0\0Exif", b"\0\0free")
-            return b"".join((data[:inner_start], table, data[inner_end:]))
+    for name, start, end in _boxes(data, *metas[0]):
+        if name == b"iinf":
+            table = data[start:end].replace(b"\0\0Exif", b"\0\0free")
+            return b"".join((data[:start], table, data[end:]))
     return data
 
 
@@ -146,7 +179,7 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     count = 0
     while at + 8 <= end:
         count += 1
-        check_parts(count)
+        _check_parts(count)
         size, name = struct.unpack_from(">I4s", data, at)
         start = at + 8
         if size == 1 and at + 16 <= end:

@@ -127,7 +127,11 @@ def to_bytes(array: NDArray[Any], white: float | None = None) -> Pixels:
             white = 1
         else:
             white = 65535 if array.max(initial=0) > 255 else 255
-    scaled: Pixels = np.clip(np.rint(array.astype(np.float32) * (255 / white)), 0, 255).astype(np.uint8)
+    if array.dtype == np.uint16:  # the same as below, faster
+        narrow: Any = cv2.convertScaleAbs(np.ascontiguousarray(array), alpha=255 / white)
+        scaled: Pixels = narrow.reshape(array.shape)
+    else:
+        scaled = np.clip(np.rint(array.astype(np.float32) * (255 / white)), 0, 255).astype(np.uint8)
     return scaled
 
 

@@ -16,12 +16,13 @@ from background_remover.compositing import composite, contrasting_grey
 from background_remover.depth import WHITE, Deep, deep_channels, to_deep
 from background_remover.hdr import tone_down
 from background_remover.profiles import Cicp, colour_space
+from background_remover.tiff import BITS
 from background_remover.transparency import key_alpha, split_alpha, transparent_colour
 from utilities import PhotoError, as_channels, as_rgb, shrink, to_bytes
 
 Pixels = NDArray[np.uint8]
 
-TIFF_SUBFILE, TIFF_BITS = 254, 258  # the numbers of tags
+TIFF_SUBFILE = 254  # the number of a tag
 DPI = 10, 10_000  # pixels an inch: what is outside says nothing of a size
 
 
@@ -146,7 +147,7 @@ def _white(image: Image.Image) -> float | None:
         raise PhotoError("This seems to be a camera raw file: convert it to a JPEG or TIFF first.")
     if image.mode == "F":
         return None
-    bits = tags.get(TIFF_BITS, (16,) if image.mode.startswith("I;") or image.format == "PNG" else ())
+    bits = tags.get(BITS, (16,) if image.mode.startswith("I;") or image.format == "PNG" else ())
     return float(2 ** bits[0] - 1) if len(bits) == 1 and 8 < bits[0] <= 16 else None
 
 

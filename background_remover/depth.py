@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from background_remover.orientation import parse_orientation, upright
+from background_remover.tiff import BITS
+from utilities import to_bytes
 
 Deep = NDArray[np.uint16]
 
 WHITE = 65535
 ALIKE = 2  # of 255: by how much roundings may differ
 # the numbers of TIFF's tags
-BITS, PHOTOMETRIC, PLANAR, EXTRA = 258, 262, 284, 338
+PHOTOMETRIC, PLANAR, EXTRA = 262, 284, 338
 RGB, PLANES, ASSOCIATED = 2, 2, (1,)  # what these say
 
 
@@ -83,7 +85,9 @@ def _straight(channels: Deep) -> Deep:
 
 def _look_alike(channels: Deep, image: Image.Image) -> bool:
     """Whether the colours are Pillow's; those that are all but transparent are rough if they were premultiplied."""
-    shown = channels[..., -1:] > WHITE // 2 if channels.shape[2] in (2, 4) else True
-    colours = channels[..., :3] if channels.shape[2] >= 3 else channels[..., :1]
-    differences = np.abs((colours >> 8) - np.asarray(image.convert("RGB")).astype(np.int16))
-    return bool(np.all(differences <= ALIKE, where=shown))
+    grey = channels.shape[2] == 2
+    colours = to_bytes(np.ascontiguousarray(channels[..., 0] if grey else channels[..., :3]), WHITE)
+    differences = cv2.absdiff(colours, np.asarray(image.convert("L" if grey else "RGB")))
+    if channels.shape[2] != 3:
+        differences[channels[..., -1] <= WHITE // 2] = 0
+    return int(differences.max()) <= ALIKE

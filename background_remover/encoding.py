@@ -142,6 +142,7 @@ def _save_deep_tiff(
         photometric="rgb",
         extrasamples=["unassalpha"] if pixels.shape[2] == 4 else None,
         compression="zlib",
+        compressionargs={"level": 1},
         predictor=True,
         iccprofile=icc,
         resolution=dpi,

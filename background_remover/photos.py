@@ -22,7 +22,7 @@ from background_remover.jpeg import END as JPEG_END
 from background_remover.jpeg import mend
 from background_remover.kinds import RARE_TIFF, other_kind, too_many_bytes, too_many_pixels, why_not
 from background_remover.orientation import SIDEWAYS, drop_unreadable_exif, read_orientation, upright
-from background_remover.tiff import says_bits
+from background_remover.tiff import BITS, says_bits
 from utilities import PhotoError, as_channels
 
 Pixels = NDArray[np.uint8]
@@ -191,5 +191,6 @@ def _sample_bytes(image: Image.Image, data: bytes) -> int:
     if image.mode in ("I", "F"):
         return 4
     bits = [8, image.info.get("bit_depth", 8), 16 if image.mode.startswith("I;") else 8]
+    bits += getattr(image, "tag_v2", {}).get(BITS, ())
     bits += [data[PNG_DEPTH_AT]] if image.format == "PNG" else []
     return 2 if max(bits) > 8 else 1

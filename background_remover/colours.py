@@ -17,6 +17,7 @@ from utilities import PhotoError
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
 
+FEW = 1024  # pixels: for no more, littleCMS's tables take longer to make than they save
 KEPT = 16  # profiles of which is known what they do
 SAME = 2  # of 255: a profile that changes no colour by more is sRGB to the network
 # What comes back from a profile must be this near in 255: steps in 8 bits of one far from sRGB are as wide.
@@ -28,8 +29,11 @@ def convert(image: Image.Image, source: bytes | None, target: bytes | None) -> I
     """From one ICC profile to RGB of another, None being sRGB; without a usable profile as Pillow does it."""
     if source == target:
         return image.convert("RGB")
+    few = image.width * image.height <= FEW
+    flags = ImageCms.Flags.NOOPTIMIZE if few else ImageCms.Flags.NONE
     try:
-        return ImageCms.profileToProfile(image, _profile(source), _profile(target), outputMode="RGB") or image
+        profiles = _profile(source), _profile(target)
+        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB", flags=flags) or image
     except (ImageCms.PyCMSError, OSError):
         return image.convert("RGB")
 

@@ -17,7 +17,7 @@ from background_remover.depth import WHITE, Deep, deep_channels, to_deep
 from background_remover.hdr import tone_down
 from background_remover.profiles import Cicp, colour_space
 from background_remover.tiff import BITS
-from background_remover.transparency import key_alpha, split_alpha, transparent_colour
+from background_remover.transparency import Key, key_alpha, split_alpha, transparent_colour
 from utilities import PhotoError, as_channels, as_rgb, shrink, to_bytes
 
 Pixels = NDArray[np.uint8]
@@ -112,7 +112,7 @@ def _grey(pixels: Pixels, deep: Deep | None, icc: bytes) -> tuple[bytes | None, 
 
 
 def _from_loaded(
-    image: Image.Image, data: bytes, white: float | None, colours: bytes | Cicp | None, key: tuple[int, ...] | None
+    image: Image.Image, data: bytes, white: float | None, colours: bytes | Cicp | None, key: Key | None
 ) -> Photo:
     if image.mode[0] in "IF":  # 16 bits and more, integers or floats
         grey = np.asarray(image.convert("I") if image.mode.startswith("I;") else image)

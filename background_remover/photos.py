@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import Any, BinaryIO
 
 import numpy as np
 import pillow_heif
@@ -27,7 +27,7 @@ from utilities import PhotoError, as_channels
 
 Pixels = NDArray[np.uint8]
 FileSource = str | os.PathLike[str] | bytes | BinaryIO
-PhotoSource = Union[FileSource, Image.Image, NDArray[Any], "Photo"]
+PhotoSource = FileSource | Image.Image | NDArray[Any] | Photo
 
 MAX_PIXELS = 89_478_485  # pixels, the number from which Pillow too suspects a decompression bomb
 MAX_BYTES = 200_000_000  # bytes of an encoded file

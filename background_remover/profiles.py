@@ -88,17 +88,16 @@ def colour_space(icc: bytes | None) -> str:
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()
-        ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), MODES[space], "RGB")
+        srgb, quickly = ImageCms.createProfile("sRGB"), ImageCms.Flags.NOOPTIMIZE
+        ImageCms.buildTransform(profile, srgb, MODES[space], "RGB", flags=quickly)
     except (ImageCms.PyCMSError, OSError, KeyError):
         return ""
     return space
 
 
 def cicp_profile(colours: Cicp) -> bytes | None:
-    """An ICC profile of these colours, None for sRGB and for what has none: HDR, or numbers that are not known."""
-    if colours == SRGB or colours.primaries not in PRIMARIES or colours.transfer not in CURVES:
-        return None
-    return write_profile(PRIMARIES[colours.primaries], CURVES[colours.transfer])
+    """An ICC profile of these colours, which are not HDR; None for sRGB."""
+    return None if colours == SRGB else write_profile(PRIMARIES[colours.primaries], CURVES[colours.transfer])
 
 
 def to_xyz(colours: Chromaticities) -> NDArray[np.float64]:

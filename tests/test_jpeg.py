@@ -103,7 +103,12 @@ def test_more_segments_or_scans_than_photos_have_are_refused():
 
 
 def test_what_is_no_segment_ends_in_a_sentence():
-    for data in (b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\0", b"\xff\xd8\xff\xda\0\x02", b"\xff\xd8" + b"\xff\xc0\0\x02" * 9):
+    for data in (
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff\xe1\0",
+        b"\xff\xd8\xff\xda\0\x02",
+        b"\xff\xd8" + b"\xff\xc0\0\x02" * 9,
+    ):
         with pytest.raises(PhotoError, match=DAMAGED):
             open_photo(data)
     with pytest.raises(PhotoError, match=DAMAGED):  # a frame that tells of 200 components

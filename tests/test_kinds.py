@@ -21,7 +21,9 @@ PICTURE = Image.fromarray(np.frombuffer(NOISE[:3072], np.uint8).reshape(32, 32, 
 def ftyp(brand: bytes, *others: bytes) -> bytes:
     """The start of an ISO base media file."""
     content = brand + bytes(4) + b"".join(others)
-    return struct.pack(">I", 8 + len(content)) + b"ftyp" + content + struct.pack(">I4s", 8 + len(NOISE), b"mdat") + NOISE
+    return (
+        struct.pack(">I", 8 + len(content)) + b"ftyp" + content + struct.pack(">I4s", 8 + len(NOISE), b"mdat") + NOISE
+    )
 
 
 def zipped(*names: str) -> bytes:

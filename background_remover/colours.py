@@ -17,7 +17,7 @@ def rgb_profile(icc: bytes | None) -> bytes | None:
     """The ICC profile itself, if it is a sound one and of RGB colours."""
     try:
         return icc if icc and _profile(icc).profile.xcolor_space.strip() == "RGB" else None
-    except (ImageCms.PyCMSError, OSError):
+    except (ImageCms.PyCMSError, OSError, ValueError):  # the name of its colours need not be text
         return None
 
 

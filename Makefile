@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: app test quick lint constraints benchmark quality pictures browser
+.PHONY: app test quick fuzz lint constraints benchmark quality pictures browser
 
 app: $(VENV)/app
 	$(BIN)/python app.py
@@ -16,6 +16,10 @@ test: $(VENV)/dev browser
 # What needs no server, no browser and no network: under a minute once the weights are there.
 quick: $(VENV)/dev
 	$(BIN)/python -m pytest -m "not slow and not browser and not network"
+
+# Damaged files and other nonsense, at random: fuzz SECONDS=600 SEED=2
+fuzz: $(VENV)/dev
+	$(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
 lint: $(VENV)/dev
 	rm -f background_remover/page/*.pyi  # which Gradio writes, and mypy would read instead

@@ -61,7 +61,7 @@ def safe_stem(name: str) -> str:
     """
     last = unicodedata.normalize("NFC", re.split(r"[/\\]", name.rstrip("/\\"))[-1])
     kept = ""
-    for character in re.sub(r"(?<=[^.])\.(?=\w*[a-z])[a-z0-9]{1,10}\Z", "", last, flags=re.IGNORECASE | re.ASCII):
+    for character in re.sub(r"(?<=.)\.(?=\w*[a-z])[a-z0-9]{1,10}\Z", "", last, flags=re.IGNORECASE | re.ASCII):
         category = unicodedata.category(character)
         if character in "._-" or category[0] in "LN" or (category[0] == "M" and kept[-1:] not in ("", *"._-")):
             kept += character

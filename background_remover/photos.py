@@ -42,7 +42,7 @@ class PhotoHeader:
 
     size: tuple[int, int]  # width and height in pixels, upright
     format: str  # as that of `Photo`
-    byte_count: int  # of all its pixels, decoded: 1 to 4 channels of 1, 2 or 4 bytes
+    byte_count: int  # of all its pixels, decoded: 3 or 4 channels of 1, 2 or 4 bytes
 
 
 def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Photo:
@@ -80,7 +80,7 @@ def measure_photo(source: FileSource, *, max_pixels: int = MAX_PIXELS, max_bytes
     with _opening(source, max_pixels, max_bytes) as (image, data):
         width, height = image.size
         sideways = read_orientation(image) in SIDEWAYS
-        channels = 4 if "transparency" in image.info or image.getbands()[-1] in "Aa" else 3
+        channels = 4 if "transparency" in image.info else max(3, len(image.getbands()))
         size = (height, width) if sideways else (width, height)
         return PhotoHeader(size, _format_of(image), width * height * channels * _sample_bytes(image, data))
 

@@ -90,7 +90,7 @@ def colour_space(icc: bytes | None) -> str:
         space = profile.profile.xcolor_space.strip()
         srgb, quickly = ImageCms.createProfile("sRGB"), ImageCms.Flags.NOOPTIMIZE
         ImageCms.buildTransform(profile, srgb, MODES[space], "RGB", flags=quickly)
-    except (ImageCms.PyCMSError, OSError, KeyError):
+    except (ImageCms.PyCMSError, OSError, KeyError, ValueError):  # the name of its colours need not be text
         return ""
     return space
 

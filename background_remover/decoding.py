@@ -125,7 +125,7 @@ def _from_loaded(
         alpha = None
     if image.mode == "CMYK":
         inks = colours if isinstance(colours, bytes) and colour_space(colours) == "CMYK" else None
-        return Photo(np.asarray(convert(image, inks, None)), alpha)
+        return Photo(np.asarray(convert(image, inks, None)))
     return from_array(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")), 255, colours, alpha)
 
 

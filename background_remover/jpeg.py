@@ -144,7 +144,7 @@ def _passed_on(kind: int, segment: bytes, before: int) -> bytes | None:
 
 def _add_frame(found: Layout, segment: bytes) -> None:
     """Raises PhotoError for more bits than decoders read."""
-    if segment[:1] > b"\x08":
+    if b"\x08" < segment[:1] <= b"\x10":
         raise PhotoError(f"This is a {segment[0]}-bit JPEG, which can't be read: save it with 8 bits, or as a PNG.")
     if len(segment) < 6 or len(segment) < 6 + 3 * segment[5] or found.missing:
         return

@@ -106,7 +106,8 @@ def measure_photo(source: FileSource, *, max_pixels: int = MAX_PIXELS, max_bytes
     with _opening(source, max_pixels, max_bytes) as (image, data):
         width, height = image.size
         sideways = read_orientation(image) in SIDEWAYS
-        channels = 4 if "transparency" in image.info else max(3, len(image.getbands()))
+        transparent = "transparency" in image.info or image.getbands()[-1] in "Aa"
+        channels = 4 if transparent else max(3, len(image.getbands()))
         size = (height, width) if sideways else (width, height)
         return PhotoHeader(size, _format_of(image), width * height * channels * _sample_bytes(image, data))
 

@@ -95,7 +95,9 @@ def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: 
         if image.format == "JPEG" and not data.endswith(JPEG_END):
             data = mend(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        return _upright(_from_jpeg(image, data) or _from_image(image), image)
+        photo = _upright(_from_jpeg(image, data) or _from_image(image), image)
+        check_pixels(*photo.shape, max_pixels)  # a HEIC's header need not be true
+        return photo
 
 
 def measure_photo(source: FileSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> PhotoHeader:

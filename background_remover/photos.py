@@ -69,7 +69,9 @@ def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: 
         if image.format == "JPEG" and not data.endswith(JPEG_END):
             data = mend(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        return _upright(from_jpeg(image, data) or from_image(image, data), image)
+        photo = _upright(from_jpeg(image, data) or from_image(image, data), image)
+        check_pixels(*photo.shape, max_pixels)  # a HEIC's header need not be true
+        return photo
 
 
 def measure_photo(source: FileSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> PhotoHeader:
@@ -80,7 +82,8 @@ def measure_photo(source: FileSource, *, max_pixels: int = MAX_PIXELS, max_bytes
     with _opening(source, max_pixels, max_bytes) as (image, data):
         width, height = image.size
         sideways = read_orientation(image) in SIDEWAYS
-        channels = 4 if "transparency" in image.info else max(3, len(image.getbands()))
+        transparent = "transparency" in image.info or image.getbands()[-1] in "Aa"
+        channels = 4 if transparent else max(3, len(image.getbands()))
         size = (height, width) if sideways else (width, height)
         return PhotoHeader(size, _format_of(image), width * height * channels * _sample_bytes(image, data))
 

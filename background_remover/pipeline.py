@@ -77,7 +77,7 @@ class BackgroundRemover:
         return cls(weights_module.load(source), device, precision, on_device)
 
     def __call__(self, photo: PhotoSource, *, refine: bool = False, foreground: bool = True) -> Cutout:
-        """Cut the subject out of a path, bytes, a PIL image, or an array H x W (x 1 to 4).
+        """Cut the subject out of a path, bytes, an open file, a PIL image, or an array H x W (x 1 to 4).
 
         The matte is the network's, as the model card has it; `refine` makes it follow the photo's own edges instead, at
         about the time that the network takes. `foreground` takes the old background out of the colours of partial

@@ -116,6 +116,7 @@ def test_a_side_has_a_limit_of_its_own():
         ("RGB", "JPEG", 3),
         ("RGB", "HEIF", 3),
         ("CMYK", "TIFF", 4),
+        ("LA", "PNG", 4),
         ("RGBA", "PNG", 4),
         ("RGBA", "WEBP", 4),
         ("P", "GIF", 4),
@@ -127,7 +128,7 @@ def test_a_side_has_a_limit_of_its_own():
 def test_a_header_tells_the_size_and_the_memory_before_anything_is_decoded(mode, name, byte_count):
     pillow_heif.register_heif_opener()
     image = Image.new(mode, (90, 60)) if mode in ("I;16", "F") else Image.fromarray(PHOTO).convert(mode)
-    if mode == "RGBA":
+    if mode in ("LA", "RGBA"):
         image.putalpha(100)
     data = encoded(image, name, **({"transparency": 0} if mode == "P" else {}))
     header = measure_photo(data)

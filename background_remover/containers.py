@@ -29,33 +29,8 @@ MAX_PROFILE = 2**20  # bytes of a colour profile in a PNG: Pillow opens no file 
 PNG_END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 GIF_CONTROL = b"\xf9"  # the block that says which colour is transparent
 # TIFF, the same: the numbers of tags
-TIFF_TAGS = {
-    254,
-    255,
-    256,
-    257,
-    258,
-    259,
-    262,
-    263,
-    264,
-    265,
-    266,
-    273,
-    274,
-    277,
-    278,
-    279,
-    280,
-    281,
-    282,
-    283,
-    284,
-    290,
-    291,
-}
-TIFF_TAGS |= {292, 293, 296, 301, *range(317, 326), *range(332, 337), *range(338, 343), 347, *range(512, 522)}
-TIFF_TAGS |= {529, 530, 531, 532, 34675, 50706}
+TIFF_TAGS = {*range(254, 260), *range(262, 267), 273, 274, *range(277, 285), 290, 291, 292, 293, 296, 301, 347}
+TIFF_TAGS |= {*range(317, 326), *range(332, 337), *range(338, 343), *range(512, 522), *range(529, 533), 34675, 50706}
 BMP_RUN_LENGTHS = (1, 2)  # kinds of compression
 MAX_RUN_LENGTHS = 2_000_000  # pixels, or bytes, of a BMP that has them, since Pillow decodes those in Python
 
@@ -63,8 +38,8 @@ MAX_RUN_LENGTHS = 2_000_000  # pixels, or bytes, of a BMP that has them, since P
 def simplify(data: bytes) -> bytes:
     """The bytes of a file with its first picture alone, in the same format; as they are if that is none of ours.
 
-    Raises PhotoError for what would keep a decoder busy for long, see MAX_PARTS. What is cut off or damaged
-    stays so, for the decoder to find.
+    Raises PhotoError for what would keep a decoder busy for long, see MAX_PARTS. What is cut off or damaged stays so,
+    for the decoder to find.
     """
     if data.startswith(b"\xff\xd8\xff"):
         return simplify_jpeg(data)

@@ -187,7 +187,7 @@ def some(rng: Rng, parts: tuple[str, ...]) -> str:
     return "".join(pick(rng, parts) for _ in range(rng.integers(12)))
 
 
-def make_strokes(rng: Rng, depth: int = 0) -> Any:
+def make_strokes(rng: Rng) -> Any:
     """Strokes of which now and then a part is something else."""
     if rng.random() < 0.05:
         return pick(rng, NUMBERS)

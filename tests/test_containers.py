@@ -126,6 +126,14 @@ def test_of_many_frames_or_pages_the_first_counts_and_costs(name):
         assert np.array_equal(open_photo(data).rgb, image.convert("RGB"))
 
 
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
+def test_what_follows_a_picture_is_ignored(name):
+    pillow_heif.register_heif_opener()
+    data = encoded(PICTURE, name)
+    for junk in (bytes(9999), b"garbage" * 99):
+        assert np.array_equal(open_photo(data + junk).rgb, open_photo(data).rgb)
+
+
 def test_a_png_keeps_what_makes_its_picture_and_no_more():
     text = chunk(b"tEXt", b"Title\0nonsense") + chunk(b"zTXt", b"a\0\0nonsense") + chunk(b"eXIf", b"nonsense")
     colours = chunk(b"gAMA", bytes(4)) + chunk(b"cICP", b"\x0c\x0d\0\1") + chunk(b"pHYs", bytes(9))

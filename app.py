@@ -243,7 +243,7 @@ def batch(
 # What follows a photo is derived from the upload and the network's matte of it, so that no change asks it again.
 # Handlers give values by the names of components, see `by_name`; `*controls` are those of `read_controls`.
 
-SHOWN = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif"}  # what a browser shows as it is
+SHOWN = {"JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"}  # what a browser shows as it is
 PREVIEW = 1600  # pixels: the longer side of a preview
 THUMBNAIL = 480  # pixels: the same in the gallery
 
@@ -332,7 +332,7 @@ def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: A
             preview = save_preview(small.opaque(), photo, "preview", small.icc)
             work = Work(photo, save_matte(rough, photo), preview)
             cutouts = open_cutout(work, refine, (), rough)
-            shown = show_matte(work, cutouts) | ({} if Path(photo).suffix.lower() in SHOWN else {"photo": preview})
+            shown = show_matte(work, cutouts) | ({} if opened.photo.format in SHOWN else {"photo": preview})
     except PhotoError as error:  # not raised, so that the last photo's pictures leave the page
         return show_nothing(status_text(str(error), bad=True))
     try:

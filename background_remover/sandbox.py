@@ -25,10 +25,13 @@ from collections.abc import Callable
 from typing import IO, Any, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from background_remover import photos
 from background_remover.allocator import trim_memory
-from background_remover.photos import Photo, PhotoHeader, Pixels
+from background_remover.decoding import Photo, Pixels
+from background_remover.depth import Deep
+from background_remover.photos import PhotoHeader
 from utilities import PhotoError
 
 WORKERS = 4  # processes at most; 50 MB each while they have nothing to do
@@ -44,6 +47,8 @@ POLL = 0.1  # seconds between two looks at whether somebody still waits
 TOO_SLOW = "This photo takes too long to open: save it again as an ordinary JPEG or PNG."
 CANNOT = "This photo can't be opened within the memory that there is for one: make it smaller first."
 ENDING = "This server is about to end: try again in a minute."
+
+KINDS = {"bytes": "uint8", "uint8": "uint8", "uint16": "uint16"}  # of what is shared, and how its numbers are kept
 
 Answer = TypeVar("Answer")
 
@@ -64,7 +69,7 @@ class Sandbox:
         max_bytes: int = photos.MAX_BYTES,
     ) -> None:
         self._limits = {"max_pixels": max_pixels, "max_bytes": max_bytes}
-        self._arena_size = max_pixels * 8 + (64 << 20)  # 16 bits with alpha, and the rest
+        self._arena_size = max_pixels * 10 + (64 << 20)  # 8 and 16 bits, alpha, and the rest
         self._free: list[Worker] = []
         self._busy: list[Worker] = []
         self._changed = threading.Condition()
@@ -218,10 +223,11 @@ class Worker:
             self._arena.madvise(mmap.MADV_REMOVE)
         return found
 
-    def _copy(self, kind: str, shape: list[int], start: int) -> Pixels | bytes:
+    def _copy(self, kind: str, shape: list[int], start: int) -> NDArray[Any] | bytes:
         if min(shape) < 1:
             raise ValueError
-        view = np.frombuffer(self._arena, np.uint8, math.prod(shape), start)
+        dtype = np.dtype(KINDS[kind])
+        view = np.frombuffer(self._arena, dtype, math.prod(shape), start)
         return view.tobytes() if kind == "bytes" else view.reshape(shape).copy()
 
     def stop(self) -> None:
@@ -242,19 +248,32 @@ class Worker:
             self._arena.close()
 
 
-def read_header(size: list[int], byte_count: int) -> PhotoHeader:
+def read_header(size: list[int], format: str, byte_count: int) -> PhotoHeader:  # noqa: A002  # the field's name
     """A header from its values in JSON. Raises an error for what can be none."""
     width, height = size
     if min(width, height, byte_count) < 1:
         raise ValueError
-    return PhotoHeader((int(width), int(height)), int(byte_count))
+    return PhotoHeader((int(width), int(height)), str(format), int(byte_count))
 
 
-def read_photo(rgb: Pixels, alpha: Pixels | None = None, icc: bytes | None = None) -> Photo:
-    """A photo from its parts. Raises ValueError if they don't fit."""
-    if rgb.shape[2:] != (3,) or (alpha is not None and alpha.shape != rgb.shape[:2]):
+def read_photo(
+    rgb: Pixels,
+    *,
+    alpha: Pixels | None = None,
+    icc: bytes | None = None,
+    deep: Deep | None = None,
+    dpi: list[float] | None = None,
+    format: str = "",  # noqa: A002  # the field's name
+) -> Photo:
+    """A photo from its parts. Raises an error if they don't fit."""
+    if rgb.shape[2:] != (3,) or rgb.dtype != np.uint8:
         raise ValueError
-    return Photo(rgb, alpha, icc)
+    if alpha is not None and (alpha.shape != rgb.shape[:2] or alpha.dtype != np.uint8):
+        raise ValueError
+    if deep is not None and (deep.shape != rgb.shape or deep.dtype != np.uint16):
+        raise ValueError
+    across_and_down = None if dpi is None else (float(dpi[0]), float(dpi[1]))
+    return Photo(rgb, alpha, icc, deep, across_and_down, str(format))
 
 
 def open_shared(size: int) -> IO[bytes]:
@@ -321,8 +340,8 @@ def leave(photo: Photo, arena: mmap.mmap) -> dict[str, Any]:
             values[name] = value
             continue
         array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value
-        places[name] = ["bytes" if isinstance(value, bytes) else "pixels", array.shape, start]
-        np.frombuffer(arena, np.uint8, array.size, start).reshape(array.shape)[...] = array
+        places[name] = ["bytes" if isinstance(value, bytes) else array.dtype.name, array.shape, start]
+        np.frombuffer(arena, array.dtype, array.size, start).reshape(array.shape)[...] = array
         start += -(-array.nbytes // 64) * 64
     return {"values": values, "arrays": places, "end": start}
 

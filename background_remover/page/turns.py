@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from background_remover.cutout import Cutout, Finish
+from background_remover.decoding import Photo
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES
 from background_remover.page.files import NOT_HERE, Upload, number_setting
-from background_remover.photos import Photo
 from background_remover.sandbox import Sandbox
 from background_remover.scheduler import Job, Scheduler
 from utilities import PhotoError

@@ -22,7 +22,7 @@ REQUIREMENTS = [
 NAMES = {re.split(r"[\[=<>]", requirement)[0].lower().replace("_", "-") for requirement in REQUIREMENTS}
 OURS = {"app", "background_remover", "briarmbg", "utilities"}
 # asked for by name, promised, or kept from being too old, but not imported: requirements.txt says why
-BY_NAME = {"onnxscript", "torchvision", "h11", "mcp", "python-multipart", "starlette"}
+BY_NAME = {"onnxscript", "torchvision", "h11", "mcp", "python-multipart"}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from utilities import PhotoError, as_channels, as_rgb, shrink, to_bytes
 Pixels = NDArray[np.uint8]
 
 TIFF_SUBFILE = 254  # the number of a tag
+STRIP = 1 << 20  # pixels that are converted at a time
 DPI = 10, 10_000  # pixels an inch: what is outside says nothing of a size
 
 
@@ -70,6 +72,21 @@ def from_jpeg(image: Image.Image, data: bytes) -> Photo | None:
     except ValueError:  # damaged, or a rare kind: Pillow decides
         return None
     return replace(_with_colours(rgb, None, told_colours(image, data)), dpi=_dpi(image))
+
+
+def from_webp(image: Image.Image, data: bytes) -> Photo | None:
+    """A WebP with one picture by the same library without Pillow, which keeps five copies of it meanwhile."""
+    if image.format != "WEBP" or getattr(image, "n_frames", 1) != 1:
+        return None
+    try:
+        channels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if channels is None or channels.dtype != np.uint8 or channels.shape[:2] != image.size[::-1]:  # Pillow decides
+        return None
+    alpha = np.ascontiguousarray(channels[..., 3]) if channels.shape[2] == 4 else None
+    rgb = np.asarray(cv2.cvtColor(channels, cv2.COLOR_BGR2RGB if alpha is None else cv2.COLOR_BGRA2RGB))
+    return replace(_with_colours(rgb, alpha, told_colours(image, data)), dpi=_dpi(image))
 
 
 def from_image(image: Image.Image, data: bytes = b"") -> Photo:
@@ -126,7 +143,17 @@ def _from_loaded(
     if image.mode == "CMYK":
         inks = colours if isinstance(colours, bytes) and colour_space(colours) == "CMYK" else None
         return Photo(np.asarray(convert(image, inks, None)))
-    return from_array(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")), 255, colours, alpha)
+    return from_array(_convert(image, "L" if image.mode in ("1", "L", "LA") else "RGB"), 255, colours, alpha)
+
+
+def _convert(image: Image.Image, mode: str) -> Pixels:
+    """Its channels in a mode of 8 bits, strip by strip, since Pillow makes several copies of what it converts."""
+    pixels = np.empty((image.height, image.width, 3) if mode == "RGB" else (image.height, image.width), np.uint8)
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        pixels[top : top + rows] = np.asarray(strip.convert(mode))
+    return pixels
 
 
 def _with_colours(rgb: Pixels, alpha: Pixels | None, colours: bytes | Cicp | None, deep: Deep | None = None) -> Photo:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from background_remover.containers import simplify
 from background_remover.data_urls import decode_data_url
-from background_remover.decoding import Photo, from_array, from_image, from_jpeg
+from background_remover.decoding import Photo, from_array, from_image, from_jpeg, from_webp
 from background_remover.jpeg import END as JPEG_END
 from background_remover.jpeg import mend
 from background_remover.kinds import RARE_TIFF, other_kind, too_many_bytes, too_many_pixels, why_not
@@ -69,7 +69,7 @@ def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: 
         if image.format == "JPEG" and not data.endswith(JPEG_END):
             data = mend(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        photo = _upright(from_jpeg(image, data) or from_image(image, data), image)
+        photo = _upright(from_jpeg(image, data) or from_webp(image, data) or from_image(image, data), image)
         check_pixels(*photo.shape, max_pixels)  # a HEIC's header need not be true
         return photo
 

@@ -38,12 +38,12 @@ def key_alpha(pixels: NDArray[Any], key: Key) -> Pixels:
 
 
 def split_alpha(image: Image.Image, key: Key | None) -> tuple[Image.Image, Pixels | None]:
-    """The colours alone, not multiplied by alpha, and the alpha, H x W, None if there is none."""
+    """An image whose colours are not multiplied by alpha, and the alpha, H x W, None if there is none."""
     image = image.convert(PREMULTIPLIED[image.mode]) if image.mode in PREMULTIPLIED else image
     if image.mode == "PA" or (image.mode == "P" and "transparency" in image.info):
         image = image.convert("RGBA")
     if image.mode in ("RGBA", "LA"):
-        return image.convert(image.mode[:-1]), np.asarray(image.getchannel("A"))
+        return image, np.asarray(image.getchannel("A"))
     if key is None:
         return image, None
     return image, key_alpha(np.asarray(image.convert("L") if image.mode == "1" else image), key)

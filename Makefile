@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: app test quick soak lint constraints benchmark quality pictures browser
+.PHONY: app test quick soak fuzz lint constraints benchmark quality pictures browser
 
 app: $(VENV)/app
 	$(BIN)/python app.py
@@ -20,6 +20,10 @@ quick: $(VENV)/dev
 # Downloads of weights that are killed at random points, and races for them: half an hour on two cores.
 soak: $(VENV)/dev
 	$(BIN)/python tests/soak_weights.py
+
+# Damaged files and other nonsense, at random: fuzz SECONDS=600 SEED=2
+fuzz: $(VENV)/dev
+	$(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
 lint: $(VENV)/dev
 	rm -f background_remover/page/*.pyi  # which Gradio writes, and mypy would read instead

@@ -232,7 +232,7 @@ def batch(
 # What follows a photo is derived from the upload and the network's matte of it, so that no change asks it again.
 # Handlers give values by the names of components, see `by_name`; `*controls` are those of `read_controls`.
 
-SHOWN = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif"}  # what a browser shows as it is
+SHOWN = {"JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"}  # what a browser shows as it is
 PREVIEW = 1600  # pixels: the longer side of a preview
 THUMBNAIL = 480  # pixels: the same in the gallery
 
@@ -320,7 +320,7 @@ def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: A
         cutouts = open_cutout(photo, work.matte, refine, ())
     except PhotoError as error:  # not raised, so that the last photo's pictures leave the page
         return show_nothing(status_text(str(error), bad=True))
-    shown = show_matte(work, cutouts) | ({} if Path(photo).suffix.lower() in SHOWN else {"photo": preview})
+    shown = show_matte(work, cutouts) | ({} if rough.photo.format in SHOWN else {"photo": preview})
     try:
         shown |= show_result(work, cutouts, read_controls(*controls))
     except PhotoError as error:  # a control can't be as it is; the photo stays, and takes the next change

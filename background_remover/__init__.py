@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from background_remover.allocator import keep_freed_memory
     from background_remover.cutout import Cutout, Finish
+    from background_remover.decoding import Photo
     from background_remover.downloads import WeightsError
     from background_remover.engines import EngineError
-    from background_remover.photos import Photo
     from background_remover.pipeline import BackgroundRemover, Outcome
     from background_remover.weights import Weights
     from utilities import PhotoError
@@ -38,7 +38,7 @@ MODULES = {
     "Cutout": "cutout",
     "Finish": "cutout",
     "EngineError": "engines",
-    "Photo": "photos",
+    "Photo": "decoding",
     "PhotoError": "photos",
     "BackgroundRemover": "pipeline",
     "Outcome": "pipeline",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,14 +14,20 @@ from background_remover.colours import Colour, convert
 from utilities import PhotoError
 
 Pixels = NDArray[np.uint8]
+Colours = NDArray[Any]  # H x W x 3, uint8 or uint16
 
+GREYS = 128, 255, 0  # to put behind a photo that is transparent; of equals the first
+SEEN = 250_000  # pixels that decide which
 BLUR = 0.02  # standard deviation of the blurred background, as a share of the longer side
 BLURS = 0.001, 0.2  # least and most of it
 BLUR_PIXELS = 10  # standard deviation on the copy that is blurred, which is made as small as that allows
 
 
-def composite(foreground: Pixels, alpha: Pixels, background: Pixels | Colour) -> Pixels:
-    """Straight alpha over a background (H x W x 3, or one colour): round((a F + (255 - a) B) / 255), exactly."""
+def composite(foreground: Colours, alpha: Pixels, background: Colours | Colour) -> Colours:
+    """Straight alpha over a background (H x W x 3, or one colour): round((a F + (255 - a) B) / 255), exactly.
+
+    The colours have 8 bits or 16, those of the background as many as the foreground's; alpha has 8.
+    """
     out = np.empty_like(foreground)
     out[...] = background
     cv2.copyTo(foreground, (alpha == 255).view(np.uint8), out)
@@ -31,13 +38,36 @@ def composite(foreground: Pixels, alpha: Pixels, background: Pixels | Colour) ->
     return out
 
 
-def with_alpha(rgb: Pixels, alpha: Pixels) -> Pixels:
-    """H x W x 4 with straight alpha; colours under alpha 0 are zeroed, so that no background leaks or weighs."""
-    rgba = np.empty((*alpha.shape, 4), np.uint8)
-    cv2.mixChannels([rgb, alpha], [rgba], [0, 0, 1, 1, 2, 2, 3, 3])
-    whole = rgba.view(np.uint32)[..., 0]
+def with_alpha(rgb: Colours, alpha: Pixels) -> Colours:
+    """H x W x 4 with straight alpha, in 8 or 16 bits as `rgb`.
+
+    Colours under alpha 0 are zeroed, so that no background leaks or weighs.
+    """
+    rgba = np.empty((*alpha.shape, 4), rgb.dtype)
+    own = alpha if rgb.dtype == np.uint8 else widen(alpha)
+    cv2.mixChannels([rgb, own], [rgba], [0, 0, 1, 1, 2, 2, 3, 3])
+    whole = rgba.view(f"u{4 * rgba.itemsize}")[..., 0]
     np.multiply(whole, alpha > 0, out=whole)
     return rgba
+
+
+def widen(pixels: Pixels) -> NDArray[np.uint16]:
+    """8 bits as 16: 255 becomes 65535."""
+    return pixels * np.uint16(257)
+
+
+def contrasting_grey(rgb: Pixels, alpha: Pixels) -> int:
+    """Mid-grey, white or black, 128, 255 or 0: that from which most of what is opaque differs most.
+
+    Of each pixel the channel counts that differs most, and of the pixels, so that no part of a subject vanishes, the
+    quarter that differs least.
+    """
+    step = max(1, round((alpha.size / SEEN) ** 0.5))
+    rgb, alpha = rgb[::step, ::step], alpha[::step, ::step]
+    shown = rgb[alpha >= max(1, alpha.max() // 2)].astype(np.int16)
+    if not len(shown):
+        return GREYS[0]
+    return max(GREYS, key=lambda grey: float(np.percentile(np.abs(shown - grey).max(1), 25)))
 
 
 def fit_background(rgb: Pixels, shape: tuple[int, int], source: bytes | None, target: bytes | None) -> Pixels:

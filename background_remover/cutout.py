@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,23 @@ from PIL import Image
 
 from background_remover import matting
 from background_remover.colours import Colour, css_colour, parse_colour
-from background_remover.compositing import BLUR, blur_background, check_blur, composite, fit_background, with_alpha
-from background_remover.encoding import check_encoding, save_pixels
+from background_remover.compositing import (
+    BLUR,
+    blur_background,
+    check_blur,
+    composite,
+    fit_background,
+    widen,
+    with_alpha,
+)
+from background_remover.decoding import Photo
+from background_remover.encoding import check_encoding, holds_16_bits, save_pixels
 from background_remover.framing import MARGIN, Frame, Size, check_margin, check_size
-from background_remover.photos import Photo, PhotoSource, check_pixels, open_photo
+from background_remover.photos import PhotoSource, check_pixels, open_photo
 from utilities import PhotoError
 
 Pixels = NDArray[np.uint8]
+ROUNDINGS = 1  # of 255: by how much the same colours can differ after a resize
 Background = str | Colour | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Photo
 
 
@@ -46,6 +56,7 @@ class Cutout:
     def open(cls, photo: PhotoSource, matte: PhotoSource | None = None, *, refine: bool = False) -> Cutout:
         """An earlier cutout again: from a photo and its matte, or from a cutout that holds its alpha itself.
 
+        What is transparent in a matte is the background, so that a cutout can serve as one; of others grey counts.
         `refine` makes a matte follow the photo's edges, as for the remover.
 
         Raises PhotoError if one is no photo, if their sizes differ, and if there is neither a matte nor alpha.
@@ -55,7 +66,8 @@ class Cutout:
             if opened.alpha is None:
                 raise PhotoError("This picture has no transparency: send its matte as well, or cut it out first.")
             return cls.from_matte(opened, opened.alpha, foreground=False)  # its colours are the subject's already
-        alpha = open_photo(matte).rgb[..., 0]
+        opened_matte = open_photo(matte)
+        alpha = opened_matte.rgb[..., 0] if opened_matte.alpha is None else opened_matte.alpha
         if alpha.shape != opened.shape:
             sizes = "the photo has {1} × {0} pixels and the matte {3} × {2}".format(*opened.shape, *alpha.shape)
             raise PhotoError(f"These two don't belong together, because {sizes}: send the photo's own matte.")
@@ -104,11 +116,15 @@ class Cutout:
 
     def _through(self, frame: Frame) -> Cutout:
         foreground, alpha = frame.subject(self.foreground, self.alpha)
+        rgb, own = self._shown_photo(self.photo.rgb, frame)
+        deep = None if self.photo.deep is None else self._shown_photo(self.photo.deep, frame)[0]
+        return Cutout(replace(self.photo, rgb=rgb, alpha=own, deep=deep), alpha, foreground)
+
+    def _shown_photo(self, rgb: NDArray[Any], frame: Frame) -> tuple[NDArray[Any], Pixels | None]:
         if self.photo.alpha is None:
-            photo = Photo(frame.photo(self.photo.rgb), icc=self.photo.icc)
-        else:  # where the photo ends its alpha goes on as its colours do, so that no grey comes into a blur
-            photo = Photo(*frame.subject(self.photo.rgb, self.photo.alpha, cv2.BORDER_REPLICATE), icc=self.photo.icc)
-        return Cutout(photo, alpha, foreground)
+            return frame.photo(rgb), None
+        # Where the photo ends its alpha goes on as its colours do, so that no grey comes into a blur.
+        return frame.subject(rgb, self.photo.alpha, cv2.BORDER_REPLICATE)
 
     def composite(self, background: Background = "white", blur: float = BLUR) -> Image.Image:
         """The subject on a background, mode RGB.
@@ -124,11 +140,19 @@ class Cutout:
             raise PhotoError("There is no background to composite with: give one, or take .image for transparency.")
         return self._image(self.pixels(background, blur))
 
-    def pixels(self, background: Background | None = None, blur: float = BLUR) -> Pixels:
-        """`image` as H x W x 4, or `composite(background, blur)` as H x W x 3."""
+    def pixels(self, background: Background | None = None, blur: float = BLUR, *, deep: bool = False) -> NDArray[Any]:
+        """`image` as H x W x 4, or `composite(background, blur)` as H x W x 3; `deep` in 16 bits if the photo has them.
+
+        Backgrounds have 8 bits, and so has alpha.
+        """
+        foreground: NDArray[Any] = self.foreground
+        if deep and self.photo.deep is not None:  # the photo's own, but where others were found to be the subject's
+            others = cv2.absdiff(self.foreground, self.photo.rgb) > ROUNDINGS
+            foreground = np.where(others, widen(self.foreground), self.photo.deep)
         if background is None:
-            return with_alpha(self.foreground, self.alpha)
-        return composite(self.foreground, self.alpha, self._under(background, blur))
+            return with_alpha(foreground, self.alpha)
+        under = np.asarray(self._under(background, blur), np.uint8)
+        return composite(foreground, self.alpha, under if foreground.dtype == np.uint8 else widen(under))
 
     def _under(self, background: Background, blur: float) -> Pixels | Colour:
         """The background at the photo's size, in the photo's colour space; or one colour."""
@@ -158,10 +182,11 @@ class Cutout:
         """Write `image`, or `composite(background, blur)`, in the format of the extension.
 
         .png, .webp and .tif are lossless and hold alpha; .jpg is over white. `quality`, 1 to 100, makes .webp
-        lossy and is that of .jpg. Raises PhotoError, OSError.
+        lossy and is that of .jpg. Of a photo of 16 bits .png and .tif have 16. Raises PhotoError, OSError.
         """
         check_encoding(Path(path).suffix, quality)
-        save_pixels(self.pixels(background, blur), path, self.photo.icc, quality)
+        pixels = self.pixels(background, blur, deep=holds_16_bits(path))
+        save_pixels(pixels, path, self.photo.icc, quality, self.photo.dpi)
 
     def _image(self, pixels: Pixels) -> Image.Image:
         image = Image.fromarray(pixels)

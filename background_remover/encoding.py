@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from utilities import PhotoError
 Pixels = NDArray[np.uint8]
 
 JPEG_QUALITY = 95
+STEM_BYTES = 180  # of a file's name; file systems allow 255 with all that comes behind it
+WINDOWS_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{digit}" for port in ("COM", "LPT") for digit in range(10))}
 
 
 class Encoder(NamedTuple):
@@ -29,6 +32,7 @@ class Encoder(NamedTuple):
     lossy: dict[str, Any] | None = None  # more options, where a quality is asked for
     longest: int | None = None  # pixels a side
     alpha: bool = True
+    deep: bool = False  # whether it holds 16 bits
 
 
 WEBP = Encoder(  # an eighth of the time of Pillow's defaults
@@ -37,10 +41,10 @@ WEBP = Encoder(  # an eighth of the time of Pillow's defaults
     lossy={"lossless": False, "exact": False, "method": 1},
     longest=16383,
 )
-TIFF = Encoder("TIFF", {"compression": "tiff_adobe_deflate"})
+TIFF = Encoder("TIFF", {"compression": "tiff_adobe_deflate"}, deep=True)
 JPEG = Encoder("JPEG", {"quality": JPEG_QUALITY, "subsampling": 0}, lossy={}, longest=65535, alpha=False)
 ENCODERS = {
-    ".png": Encoder("PNG", {}),  # has a faster writer of its own
+    ".png": Encoder("PNG", {}, deep=True),  # has a faster writer of its own
     ".webp": WEBP,
     ".tif": TIFF,
     ".tiff": TIFF,
@@ -50,8 +54,30 @@ ENCODERS = {
 
 
 def safe_stem(name: str) -> str:
-    """A file's name without folder and extension, in letters, digits, ".", "_" and "-"; "photo" if nothing is left."""
-    return re.sub(r"[^\w.-]+", "-", Path(name).stem).strip(".-")[:80] or "photo"
+    """A file's name without folder and extension, for any file system; "photo" if nothing is left.
+
+    Letters, digits and their marks of all scripts stay, composed (NFC), as do ".", "_" and "-". At most STEM_BYTES in
+    UTF-8, so that a number and an extension still fit behind it.
+    """
+    last = unicodedata.normalize("NFC", re.split(r"[/\\]", name.rstrip("/\\"))[-1])
+    kept = ""
+    for character in re.sub(r"(?<=.)\.(?=\w*[a-z])[a-z0-9]{1,10}\Z", "", last, flags=re.IGNORECASE | re.ASCII):
+        category = unicodedata.category(character)
+        if character in "._-" or category[0] in "LN" or (category[0] == "M" and kept[-1:] not in ("", *"._-")):
+            kept += character
+        elif category != "Cf" and not kept.endswith("-"):  # what only directs the others leaves no gap
+            kept += "-"
+    stem = _cut(kept.strip(".-"), STEM_BYTES).strip(".-") or "photo"
+    reserved = unicodedata.normalize("NFKC", stem.partition(".")[0]).upper() in WINDOWS_RESERVED
+    return f"photo-{stem}" if reserved else stem
+
+
+def _cut(text: str, most: int) -> str:
+    """The beginning of a text that has at most so many bytes in UTF-8, no letter parted from its marks."""
+    end = len(text.encode()[:most].decode(errors="ignore"))
+    while end < len(text) and end > 0 and unicodedata.category(text[end])[0] == "M":
+        end -= 1
+    return text[:end]
 
 
 def check_encoding(suffix: str, quality: int | None) -> None:
@@ -62,20 +88,33 @@ def check_encoding(suffix: str, quality: int | None) -> None:
         raise PhotoError(f"A quality of {quality!r} can't be made: choose a whole number from 1 to 100.")
 
 
+def holds_16_bits(path: str | os.PathLike[str]) -> bool:
+    """Whether the format of a path's extension does."""
+    return ENCODERS[Path(path).suffix.lower()].deep
+
+
 def save_pixels(
-    pixels: Pixels, path: str | os.PathLike[str], icc: bytes | None = None, quality: int | None = None
+    pixels: NDArray[Any],
+    path: str | os.PathLike[str],
+    icc: bytes | None = None,
+    quality: int | None = None,
+    dpi: tuple[float, float] | None = None,
 ) -> None:
     """Write H x W (x 3 or 4) as PNG, WebP or TIFF (lossless), or JPEG (over white), by the path's extension.
 
-    `quality`, 1 to 100, makes WebP lossy (its alpha stays exact) and is JPEG's, which is JPEG_QUALITY without it;
-    PNG and TIFF take no notice. Raises PhotoError for what the format can't do, OSError where the file can't be
-    written.
+    Colours of 16 bits, H x W x 3 or 4, are for formats that hold them. `dpi`, pixels an inch across and down, is kept
+    by all but WebP. `quality`, 1 to 100, makes WebP lossy (its alpha stays exact) and is JPEG's, which is JPEG_QUALITY
+    without it; PNG and TIFF take no notice. Raises PhotoError for what the format can't do, OSError where the file
+    can't be written.
     """
     suffix = Path(path).suffix
     check_encoding(suffix, quality)
     encoder = ENCODERS[suffix.lower()]
     if encoder.name == "PNG":
-        Path(path).write_bytes(encode_png(pixels, icc))
+        Path(path).write_bytes(encode_png(pixels, icc, dpi))
+        return
+    if pixels.dtype == np.uint16:
+        _save_deep_tiff(pixels, path, icc, dpi)
         return
     if encoder.longest and max(pixels.shape[:2]) > encoder.longest:
         raise PhotoError(f"A {encoder.name} has at most {encoder.longest} pixels a side: choose PNG.")
@@ -84,4 +123,30 @@ def save_pixels(
     options = encoder.options
     if quality is not None and encoder.lossy is not None:
         options = options | encoder.lossy | {"quality": quality}
+    options = options | ({"dpi": dpi} if dpi else {})
     Image.fromarray(pixels).save(path, encoder.name, icc_profile=icc, **options)
+
+
+def _save_deep_tiff(
+    pixels: NDArray[np.uint16],
+    path: str | os.PathLike[str],
+    icc: bytes | None,
+    dpi: tuple[float, float] | None,
+) -> None:
+    """By tifffile, since Pillow can't."""
+    import tifffile
+
+    tifffile.imwrite(
+        path,
+        pixels,
+        photometric="rgb",
+        extrasamples=["unassalpha"] if pixels.shape[2] == 4 else None,
+        compression="zlib",
+        compressionargs={"level": 1},
+        predictor=True,
+        iccprofile=icc,
+        resolution=dpi,
+        resolutionunit="INCH" if dpi else None,
+        metadata=None,
+        software=False,
+    )

@@ -19,13 +19,20 @@ COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # channels: PNG's number for grey, RGB, RGBA
 FILTER_UP = 2  # each byte less the one above it: vectorises, and shrinks photos about as well as the choosier ones
 STRIPE_BYTES = 4 << 20  # what a thread filters and deflates at a time
 ADLER = 65521  # modulus of the Adler-32 checksum
+INCH, METRES = 0.0254, 1  # metres; PNG's number for pixels a metre
 
 
-def encode_png(pixels: NDArray[np.uint8], icc: bytes | None = None) -> bytes:
-    """H x W x (1, 3 or 4), or H x W, uint8, to the bytes of a PNG, with the colour profile `icc` if there is one."""
+def encode_png(
+    pixels: NDArray[np.uint8] | NDArray[np.uint16], icc: bytes | None = None, dpi: tuple[float, float] | None = None
+) -> bytes:
+    """H x W x (1, 3 or 4), or H x W, to the bytes of a PNG of as many bits as they have.
+
+    `icc` is the colour profile, `dpi` how many pixels an inch has, across and down.
+    """
     height, width = pixels.shape[:2]
-    rows = np.ascontiguousarray(pixels).reshape(height, -1)
-    channels = rows.shape[1] // width
+    channels = pixels.size // (height * width)
+    big_endian = pixels if pixels.dtype == np.uint8 else pixels.astype(">u2")
+    rows = np.ascontiguousarray(big_endian).reshape(height, -1).view(np.uint8)
     stripe = max(1, STRIPE_BYTES // rows.shape[1])
     starts = range(0, height, stripe)
     with ThreadPoolExecutor() as pool:
@@ -33,12 +40,13 @@ def encode_png(pixels: NDArray[np.uint8], icc: bytes | None = None) -> bytes:
     checksum = 1
     for _, adler, length in stripes:
         checksum = _join_adler(checksum, adler, length)
-    header = struct.pack(">IIBBBBB", width, height, 8, COLOUR_TYPES[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, COLOUR_TYPES[channels], 0, 0, 0)
     return b"".join(
         (
             b"\x89PNG\r\n\x1a\n",
             _chunk(b"IHDR", header),
             _chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc)) if icc else b"",
+            _chunk(b"pHYs", struct.pack(">IIB", *(round(number / INCH) for number in dpi), METRES)) if dpi else b"",
             _chunk(b"IDAT", b"\x78\x01"),  # the zlib header: 32 kB window, fastest
             *(_chunk(b"IDAT", data) for data, _, _ in stripes),
             _chunk(b"IDAT", b"\x03\x00" + struct.pack(">I", checksum)),  # an empty last block, the checksum

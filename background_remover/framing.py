@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from utilities import PhotoError
 
 Pixels = NDArray[np.uint8]
+Colours = NDArray[Any]  # H x W x 3, uint8 or uint16
 Size = tuple[int, int]  # width, height
 
 MARGIN = 0.05  # room around a subject that is cropped to, as a share of its longer side
@@ -64,11 +65,11 @@ class Frame:
         top, bottom, left, right = self.borders
         return self.inner[0] + left + right, self.inner[1] + top + bottom
 
-    def photo(self, rgb: Pixels) -> Pixels:
+    def photo(self, rgb: Colours) -> Colours:
         """What it shows of a photo, whose outermost pixels go on where it ends."""
         return self._bordered(self._scaled(rgb[self.rows, self.columns]), cv2.BORDER_REPLICATE)
 
-    def subject(self, rgb: Pixels, alpha: Pixels, beyond: int = cv2.BORDER_CONSTANT) -> tuple[Pixels, Pixels]:
+    def subject(self, rgb: Colours, alpha: Pixels, beyond: int = cv2.BORDER_CONSTANT) -> tuple[Colours, Pixels]:
         """Colours and alpha of what it shows, both straight; the colours are averaged as alpha weighs them.
 
         Alpha is 0 beyond the photo, or what OpenCV's border `beyond` makes it. Enlarged, neither leaves the range of
@@ -76,7 +77,8 @@ class Frame:
         """
         rgb, alpha = rgb[self.rows, self.columns], alpha[self.rows, self.columns]
         if self.inner != alpha.shape[::-1]:
-            weighted = self._scaled(cv2.multiply(rgb, cv2.merge([alpha] * 3), dtype=cv2.CV_16U))
+            product = cv2.CV_16U if rgb.dtype == np.uint8 else cv2.CV_32F
+            weighted = self._scaled(cv2.multiply(rgb, cv2.merge([alpha] * 3), dtype=product))
             weight = self._scaled(alpha.astype(np.uint16) * 255)
             straight = weighted * np.float32(255) / np.maximum(weight, 1)[..., np.newaxis]
             rgb, alpha = self._limited(straight, rgb, alpha > 0), self._limited(weight / np.float32(255), alpha)
@@ -91,27 +93,27 @@ class Frame:
     def _enlarges(self, pixels: NDArray[Any]) -> bool:
         return self.inner[0] >= int(pixels.shape[1])
 
-    def _limited(self, scaled: NDArray[Any], before: Pixels, shown: NDArray[np.bool_] | None = None) -> Pixels:
-        """Scaled values in bytes; where they were enlarged, within what they were before next to the same place.
+    def _limited(self, scaled: NDArray[Any], before: Colours, shown: NDArray[np.bool_] | None = None) -> Colours:
+        """Scaled values, rounded, in the bits of before; enlarged, within what they were next to the same place.
 
         Bicubic interpolation overshoots: beside an edge it exceeds what is on either side. Only what is `shown` counts.
         """
         least: Any = 0
-        most: Any = 255
+        most: Any = np.iinfo(before.dtype).max
         if self._enlarges(before):
             low, high = before, before
             if shown is not None:
-                low, high = (np.where(shown[..., np.newaxis], before, np.uint8(hidden)) for hidden in (255, 0))
+                low, high = (np.where(shown[..., np.newaxis], before, before.dtype.type(end)) for end in (most, 0))
             around = np.ones((3, 3), np.uint8)
             least, most = (
                 cv2.resize(bound, self.inner, interpolation=cv2.INTER_NEAREST_EXACT)
                 for bound in (cv2.erode(low, around), cv2.dilate(high, around))
             )
-        limited: Pixels = np.rint(np.clip(scaled, least, most, out=scaled), out=scaled).astype(np.uint8)
+        limited: Colours = np.rint(np.clip(scaled, least, most, out=scaled), out=scaled).astype(before.dtype)
         return limited
 
-    def _bordered(self, pixels: Pixels, kind: int) -> Pixels:
-        bordered: Pixels = cv2.copyMakeBorder(pixels, *self.borders, kind)  # type: ignore[assignment]
+    def _bordered(self, pixels: Colours, kind: int) -> Colours:
+        bordered: Colours = cv2.copyMakeBorder(pixels, *self.borders, kind)
         return bordered
 
 

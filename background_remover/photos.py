@@ -4,184 +4,196 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pillow_heif
-import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
-from background_remover.colours import convert, rgb_profile
-from background_remover.compositing import composite
-from utilities import PhotoError, as_channels, as_rgb, to_bytes
+from background_remover.containers import simplify
+from background_remover.data_urls import decode_data_url
+from background_remover.decoding import Photo, from_array, from_image, from_jpeg, from_webp
+from background_remover.jpeg import END as JPEG_END
+from background_remover.jpeg import mend
+from background_remover.kinds import RARE_TIFF, other_kind, too_many_bytes, too_many_pixels, why_not
+from background_remover.orientation import SIDEWAYS, drop_unreadable_exif, read_orientation, upright
+from background_remover.tiff import BITS, says_bits
+from utilities import PhotoError, as_channels
 
 Pixels = NDArray[np.uint8]
-PhotoSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+FileSource = str | os.PathLike[str] | bytes | BinaryIO
+PhotoSource = FileSource | Image.Image | NDArray[Any] | Photo
 
 MAX_PIXELS = 89_478_485  # pixels, the number from which Pillow too suspects a decompression bomb
 MAX_BYTES = 200_000_000  # bytes of an encoded file
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM", "JPEG2000")
-FORMATS_TEXT = "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF"
-EXIF_ORIENTATION = 274  # the numbers of tags
-TIFF_SUBFILE, TIFF_BITS = 254, 258
-# EXIF orientation: what brings the pixels upright
-TURNS: dict[int, Callable[[Pixels], Pixels]] = {
-    2: lambda rgb: rgb[:, ::-1],
-    3: lambda rgb: rgb[::-1, ::-1],
-    4: lambda rgb: rgb[::-1],
-    5: lambda rgb: rgb.swapaxes(0, 1),
-    6: lambda rgb: rgb.swapaxes(0, 1)[:, ::-1],
-    7: lambda rgb: rgb.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda rgb: rgb.swapaxes(0, 1)[::-1],
-}
+LONGEST_SIDE = 65_535  # pixels, the most that a JPEG can have
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+PNG_DEPTH_AT = 24  # the byte that has the bits of a channel
 
 
-@dataclass(frozen=True, eq=False)
-class Photo:
-    """A decoded photo, the way up that its EXIF orientation asks for.
+@dataclass(frozen=True)
+class PhotoHeader:
+    """What a file says of its photo, before anything of it is decoded."""
 
-    `rgb` is H x W x 3; `alpha` H x W or None where all is opaque, straight (colours are not multiplied by it);
-    `icc` the colour profile of `rgb`, None for sRGB.
+    size: tuple[int, int]  # width and height in pixels, upright
+    format: str  # as that of `Photo`
+    byte_count: int  # of all its pixels, decoded: 3 or 4 channels of 1, 2 or 4 bytes
+
+
+def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Photo:
+    """Decode a path, the bytes of a file, a binary file object, a PIL image or an array (H x W, or H x W x 1 to 4).
+
+    A Photo is one already. Arrays are grey, grey and alpha, RGB or RGBA, in the ranges of `utilities.to_bytes`. A file
+    says its depth itself. Of several frames or pages the first counts. The limits can be lowered.
+
+    Raises PhotoError: no such file, not one of FORMATS, damaged, over `max_bytes` or `max_pixels`, over LONGEST_SIDE,
+    or stored in a way that takes too long to open, see `containers.simplify`.
     """
-
-    rgb: Pixels
-    alpha: Pixels | None = None
-    icc: bytes | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.rgb.shape[0], self.rgb.shape[1]
-
-    def opaque(self) -> Pixels:
-        """`rgb`, over mid-grey where the photo is transparent, since hidden colours can be anything."""
-        return self.rgb if self.alpha is None else composite(self.rgb, self.alpha, (128, 128, 128))
-
-
-def open_photo(source: PhotoSource) -> Photo:
-    """Decode a path, the bytes of a file, a PIL image or an array (H x W, or H x W x 1 to 4).
-
-    Arrays are grey, grey and alpha, RGB or RGBA, in the ranges of `utilities.to_bytes`. A file says its depth
-    itself. Of several frames or pages the first counts.
-
-    Raises PhotoError: no such file, not one of FORMATS, damaged, over MAX_BYTES or over MAX_PIXELS.
-    """
+    if isinstance(source, Photo):
+        return source
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        channels = as_channels(source)
+        check_pixels(channels.shape[1], channels.shape[0], max_pixels)
+        return from_array(source)
     if isinstance(source, Image.Image):
-        return _from_image(source)
-    if isinstance(source, str | os.PathLike):
-        source = _read_file(Path(source))
-    if not isinstance(source, bytes | bytearray | memoryview):
-        raise PhotoError(f"A {type(source).__name__} is not a photo: give a path, bytes, a PIL image or an array.")
-    check_bytes(len(source))
+        check_pixels(*source.size, max_pixels)
+        if source.format == "TIFF":
+            drop_unreadable_exif(source)
+        return _upright(from_image(source), source)
+    with _opening(source, max_pixels, max_bytes) as (image, data):
+        if image.format == "JPEG" and not data.endswith(JPEG_END):
+            data = mend(data)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        photo = _upright(from_jpeg(image, data) or from_webp(image, data) or from_image(image, data), image)
+        check_pixels(*photo.shape, max_pixels)  # a HEIC's header need not be true
+        return photo
+
+
+def measure_photo(source: FileSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> PhotoHeader:
+    """The header of a photo, as a path, bytes or a binary file object, without decoding it.
+
+    Raises PhotoError as `open_photo` does, but for what is found only on decoding.
+    """
+    with _opening(source, max_pixels, max_bytes) as (image, data):
+        width, height = image.size
+        sideways = read_orientation(image) in SIDEWAYS
+        transparent = "transparency" in image.info or image.getbands()[-1] in "Aa"
+        channels = 4 if transparent else max(3, len(image.getbands()))
+        size = (height, width) if sideways else (width, height)
+        return PhotoHeader(size, _format_of(image), width * height * channels * _sample_bytes(image, data))
+
+
+@contextmanager
+def _opening(source: FileSource, max_pixels: int, max_bytes: int) -> Iterator[tuple[Image.Image, bytes]]:
+    """A file's image, not decoded yet, and what decoders are given of it; what fails meanwhile is a PhotoError."""
+    data = _read(source, max_bytes)
+    kind = other_kind(data)
+    if kind:
+        raise PhotoError(kind.sentence)
     pillow_heif.register_heif_opener()
     try:
-        with Image.open(io.BytesIO(source), formats=FORMATS) as image:
-            return _from_jpeg(image, source) or _from_image(image)
+        data = simplify(data)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_pixels(*image.size, max_pixels)
+            yield image, data
     except PhotoError:
         raise
-    except Image.DecompressionBombError as error:
-        raise PhotoError(_too_many_pixels()) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PhotoError(too_many_pixels(max_pixels)) from error
     except Exception as error:  # a decoder that is fed garbage raises anything, SyntaxError included
-        raise PhotoError(_why_not(bytes(source[:1024]))) from error
+        rare = isinstance(error, UnidentifiedImageError) and says_bits(data)
+        raise PhotoError(RARE_TIFF if rare else why_not(data)) from error
 
 
-def check_bytes(count: int) -> None:
-    """Raises PhotoError if so many bytes are none or too many for a file."""
+def check_bytes(count: int, max_bytes: int | None = None) -> None:
+    """Raises PhotoError if so many bytes are none or too many for a file, MAX_BYTES if nothing else is said."""
+    most = MAX_BYTES if max_bytes is None else max_bytes
     if count == 0:
         raise PhotoError("This file is empty: choose another, or save it again.")
-    if count > MAX_BYTES:
-        raise PhotoError(f"This file has more than {MAX_BYTES // 1_000_000} MB: save it smaller, perhaps as a JPEG.")
+    if count > most:
+        raise PhotoError(too_many_bytes(most))
 
 
-def check_pixels(width: int, height: int) -> None:
+def check_pixels(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     """Raises PhotoError if so many pixels are none or too many for a photo."""
     if width < 1 or height < 1:
         raise PhotoError("This photo has no pixels: choose another.")
-    if width * height > MAX_PIXELS:
-        raise PhotoError(_too_many_pixels())
+    if width * height > max_pixels:
+        raise PhotoError(too_many_pixels(max_pixels))
+    if max(width, height) > LONGEST_SIDE:
+        raise PhotoError(f"This photo has more than {LONGEST_SIDE} pixels on a side: make it smaller first.")
 
 
-def _read_file(path: Path) -> bytes:
+def read_data_url(text: str, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes in a data: URL, see `data_urls`. Raises PhotoError for what is none, or holds too many."""
+    return decode_data_url(text, max_bytes)
+
+
+def _read(source: FileSource, max_bytes: int) -> bytes:
+    """The bytes of a file, no more of them than are allowed."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        check_bytes(memoryview(source).nbytes, max_bytes)
+        return bytes(source)
+    if isinstance(source, str | os.PathLike):
+        return _read_path(Path(source), max_bytes)
+    if not hasattr(source, "read"):
+        raise PhotoError(f"A {type(source).__name__} is not a photo: give a path, bytes, a PIL image or an array.")
+    return _read_object(source, max_bytes)
+
+
+def _read_path(path: Path, max_bytes: int) -> bytes:
     try:
         size = path.stat().st_size
-        data = path.read_bytes() if 0 < size <= MAX_BYTES else b""
+        if not path.is_file():
+            raise OSError
+        data = path.read_bytes() if 0 < size <= max_bytes else b""
     except FileNotFoundError as error:
         raise PhotoError(f"There is no file '{path.name}': check the path.") from error
     except (OSError, ValueError) as error:
         raise PhotoError(f"The file '{path.name}' can't be read: check that it is a file and may be read.") from error
-    check_bytes(size)
+    check_bytes(size, max_bytes)
     return data
 
 
-def _too_many_pixels() -> str:
-    return f"This photo has more than {MAX_PIXELS // 1_000_000} megapixels: make it smaller first."
-
-
-def _why_not(head: bytes) -> str:
-    """What a file that could not be decoded seems to be."""
-    if b"<svg" in head.lower():
-        return "This is an SVG drawing, not a photo: export it as a PNG first."
-    if head.startswith(b"%PDF"):
-        return "This is a PDF, not a photo: export the page as a PNG or JPEG first."
-    known = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-    if head.startswith(known) or head[8:12] == b"WEBP" or head[4:8] == b"ftyp":
-        return "This photo is damaged or incomplete: save or download it again."
-    return f"This is not a photo that can be read: choose a {FORMATS_TEXT} file."
-
-
-def _from_jpeg(image: Image.Image, data: bytes) -> Photo | None:
-    """An ordinary colour JPEG by the decoder that Pillow too is built on, without Pillow's copies: 25 ms, not 80."""
-    check_pixels(*image.size)
-    if image.format not in ("JPEG", "MPO") or image.mode != "RGB":
-        return None
+def _read_object(file: BinaryIO, max_bytes: int) -> bytes:
+    """The rest of a file that is open already."""
+    parts: list[bytes] = []
+    left = max_bytes + 1
     try:
-        rgb = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
-    except ValueError:  # damaged, or a rare kind: Pillow decides
-        return None
-    turn = TURNS.get(image.getexif().get(EXIF_ORIENTATION, 1))
-    return Photo(np.ascontiguousarray(turn(rgb)) if turn else rgb, icc=rgb_profile(image.info.get("icc_profile")))
+        while left > 0 and (part := file.read(left)):
+            parts.append(bytes(part))
+            left -= len(part)
+    except TypeError as error:
+        raise PhotoError("This file is open as text: open it in binary mode, as 'rb'.") from error
+    except (OSError, ValueError) as error:
+        raise PhotoError("This file object can't be read: open it for reading, in binary mode.") from error
+    check_bytes(max_bytes + 1 - left, max_bytes)
+    return b"".join(parts)
 
 
-def _from_image(image: Image.Image) -> Photo:
-    check_pixels(*image.size)
-    white = _white(image)
-    try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    except Exception as error:
-        raise PhotoError("This photo is damaged or incomplete: save or download it again.") from error
-    if image.mode[0] in "IF":  # 16 bits and more, integers or floats
-        return _from_array(np.asarray(image.convert("I") if image.mode.startswith("I;") else image), white)
-    icc = image.info.get("icc_profile")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = np.asarray(image.convert("RGBA"))
-        rgb, alpha = np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
-        return Photo(rgb, None if alpha.min() == 255 else alpha, rgb_profile(icc))
-    if icc and image.mode not in ("RGB", "P"):  # CMYK, grey: the profile describes channels that end here
-        return Photo(np.asarray(convert(image, icc, None)))
-    return Photo(np.asarray(image.convert("RGB")), icc=rgb_profile(icc))
+def _upright(photo: Photo, image: Image.Image) -> Photo:
+    """A photo whose pixels are those of an image, turned as its EXIF says, and with the name of its format."""
+    orientation = read_orientation(image)
+    alpha, deep = (None if pixels is None else upright(pixels, orientation) for pixels in (photo.alpha, photo.deep))
+    dpi = photo.dpi[::-1] if photo.dpi and orientation in SIDEWAYS else photo.dpi
+    rgb = upright(photo.rgb, orientation)
+    return replace(photo, rgb=rgb, alpha=alpha, deep=deep, dpi=dpi, format=_format_of(image))
 
 
-def _white(image: Image.Image) -> float | None:
-    """The number that is white in an image of more than 8 bits, None if nothing says it. Raises PhotoError."""
-    tags = getattr(image, "tag_v2", {})
-    if tags.get(TIFF_SUBFILE) == 1:  # a small version of another image in the file
-        raise PhotoError("This seems to be a camera raw file: convert it to a JPEG or TIFF first.")
-    if image.mode == "F":
-        return None
-    bits = tags.get(TIFF_BITS, (16,) if image.mode.startswith("I;") or image.format in ("PNG", "PPM") else ())
-    return float(2 ** bits[0] - 1) if len(bits) == 1 and 8 < bits[0] <= 16 else None
+def _format_of(image: Image.Image) -> str:
+    return "JPEG" if image.format == "MPO" else image.format or ""
 
 
-def _from_array(array: NDArray[Any], white: float | None = None) -> Photo:
-    channels = as_channels(array)
-    check_pixels(channels.shape[1], channels.shape[0])
-    pixels = to_bytes(channels, white)
-    alpha = np.ascontiguousarray(pixels[..., -1]) if pixels.shape[2] in (2, 4) else None
-    return Photo(as_rgb(pixels), None if alpha is None or alpha.min() == 255 else alpha)
+def _sample_bytes(image: Image.Image, data: bytes) -> int:
+    """How many bytes a number in the file has to be kept in."""
+    if image.mode in ("I", "F"):
+        return 4
+    bits = [8, image.info.get("bit_depth", 8), 16 if image.mode.startswith("I;") else 8]
+    bits += getattr(image, "tag_v2", {}).get(BITS, ())
+    bits += [data[PNG_DEPTH_AT]] if image.format == "PNG" else []
+    return 2 if max(bits) > 8 else 1

@@ -17,7 +17,7 @@ from background_remover.encoding import safe_stem
 from background_remover.engines import SIDE, Engine, Wrapper
 from background_remover.photos import PhotoSource, open_photo
 from background_remover.weights import Weights, build_network
-from utilities import PhotoError, enlarge, shrink
+from utilities import PhotoError, enlarge
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class BackgroundRemover:
         return cls(weights_module.load(source), device, precision, on_device)
 
     def __call__(self, photo: PhotoSource, *, refine: bool = False, foreground: bool = True) -> Cutout:
-        """Cut the subject out of a path, bytes, a PIL image, or an array H x W (x 1 to 4).
+        """Cut the subject out of a path, bytes, an open file, a PIL image, or an array H x W (x 1 to 4).
 
         The matte is the network's, as the model card has it; `refine` makes it follow the photo's own edges instead, at
         about the time that the network takes. `foreground` takes the old background out of the colours of partial
@@ -85,7 +85,7 @@ class BackgroundRemover:
         Raises PhotoError if that is no photo, see `photos.open_photo`.
         """
         opened = open_photo(photo)
-        (matte,) = self.engine(shrink(opened.opaque(), SIDE)[np.newaxis])
+        (matte,) = self.engine(opened.for_network(SIDE)[np.newaxis])
         if matte.max() < FOUND:
             return Cutout(opened, np.zeros(opened.shape, np.uint8), opened.rgb)
         return Cutout.from_matte(opened, enlarge(matte, opened.shape), refine=refine, foreground=foreground)

@@ -36,7 +36,7 @@ from background_remover.engines import PRECISIONS, SIDE  # noqa: E402
 from background_remover.fastpng import encode_png  # noqa: E402
 from background_remover.photos import open_photo  # noqa: E402
 from briarmbg import BriaRMBG  # noqa: E402
-from utilities import enlarge, postprocess_image, preprocess_image, shrink  # noqa: E402
+from utilities import enlarge, postprocess_image, preprocess_image  # noqa: E402
 
 GFLOP = 319  # multiplications and additions of one forward at 1024 x 1024
 MEGAPIXELS = {1: (1000, 1000), 12: (4000, 3000), 48: (8000, 6000)}  # width and height
@@ -57,7 +57,7 @@ class Ours:
     def __init__(self, _: Path) -> None:
         keep_freed_memory()
         self.remover = BackgroundRemover.from_pretrained()
-        self.small = shrink(open_photo(ROOT / "examples" / "person.jpg").rgb, SIDE)[np.newaxis]
+        self.small = open_photo(ROOT / "examples" / "person.jpg").for_network(SIDE)[np.newaxis]
 
     def file(self, photo: Path, out: Path) -> None:
         self.remover(photo, **self.options).save(out)
@@ -69,7 +69,7 @@ class Ours:
         """Milliseconds of each step between the files."""
         laps = Laps()
         opened = laps("decode", open_photo(photo))
-        small = laps("resize", shrink(opened.rgb, SIDE)[np.newaxis])
+        small = laps("resize", opened.for_network(SIDE)[np.newaxis])
         matte = laps("network", self.remover.engine(small)[0])
         cutout = laps("matte up", Cutout(opened, enlarge(matte, opened.shape), opened.rgb))
         pixels = laps("alpha", cutout.pixels())

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import unicodedata
 import zlib
 
 import cv2
@@ -11,7 +12,7 @@ from helpers import EXAMPLES
 from PIL import Image, ImageCms
 
 from background_remover.compositing import with_alpha
-from background_remover.encoding import save_pixels
+from background_remover.encoding import safe_stem, save_pixels
 from background_remover.fastpng import encode_png
 from utilities import PhotoError
 
@@ -57,6 +58,63 @@ def test_quality_makes_webp_lossy_with_exact_alpha_and_jpeg_smaller(tmp_path):
                 assert (np.abs(decoded.astype(int) - rgba)[:, 256:].mean() > 0) == (quality is not None)
                 assert np.abs(decoded.astype(int) - rgba)[:, 256:].mean() < 8
         assert sizes[suffix, None] > sizes[suffix, 90] > sizes[suffix, 40]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    {
+        "holiday.jpg": "holiday",
+        "/tmp/a.b.c/photo.jpeg": "photo",
+        "C:\\Users\\me\\photo.png": "photo",
+        "a.b.c": "a.b",
+        "a.b.jpg": "a.b",
+        ".hidden": "hidden",
+        ".hidden.jpg": "hidden",
+        "no extension": "no-extension",
+        "2024-05-01 12.30.15": "2024-05-01-12.30.15",
+        "a.tar.gz.": "a.tar.gz",
+        "end...jpg": "end",
+        "Ku\u0308che.jpg": "K\u00fcche",  # decomposed, as macOS has it
+        "\u0e17\u0e35\u0e48\u0e19\u0e35\u0e48.png": "\u0e17\u0e35\u0e48\u0e19\u0e35\u0e48",  # Thai vowels and tones
+        "\u0939\u093f\u0928\u094d\u0926\u0940.png": "\u0939\u093f\u0928\u094d\u0926\u0940",  # Hindi
+        "\u0645\u064f\u062d\u064e\u0645.png": "\u0645\u064f\u062d\u064e\u0645",  # Arabic with its vowels
+        "\u5199\u771f 1.heic": "\u5199\u771f-1",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467.jpg": "photo",
+        "me \U0001f600 you.jpg": "me-you",
+        "\u202egpj.exe": "gpj",
+        "a\u202eb\u200f.jpg": "ab",
+        "a\0b\nc.jpg": "a-b-c",
+        'a<b>:"|?*c.jpg': "a-b-c",
+        "con.jpg": "photo-con",
+        "COM1": "photo-COM1",
+        "aux.old.jpg": "photo-aux.old",
+        "com\u00b9.jpg": "photo-com\u00b9",
+        "console.jpg": "console",
+        "\u0301.jpg": "photo",  # a mark without a letter
+        "..": "photo",
+        "": "photo",
+        "/": "photo",
+        ".jpg": "jpg",
+        "-rf.jpg": "rf",
+        "\ud800.jpg": "photo",
+    }.items(),
+)
+def test_a_name_keeps_what_any_file_system_takes(name, stem):
+    assert safe_stem(name) == stem
+
+
+@pytest.mark.parametrize("letter", ["a", "\u00e9", "\u0e17\u0e35\u0e48", "\u5199", "\U0001d400", "\u0915\u094d\u0937"])
+def test_a_long_name_leaves_room_and_is_cut_between_letters(letter, tmp_path):
+    stem = safe_stem(letter * 255 + ".jpg")
+    assert 150 < len(stem.encode()) <= 180
+    assert (letter * 255).startswith(stem)
+    assert unicodedata.category((letter * 255)[len(stem)])[0] != "M"
+    (tmp_path / f"{stem}-cutout-12.webp").write_bytes(b"")
+
+
+def test_letters_that_never_end_are_cut_all_the_same():
+    assert len(safe_stem("a" + "\u0301" * 9000).encode()) <= 180
+    assert safe_stem("." * 100_000) == "photo"
 
 
 @pytest.mark.parametrize("quality", [0, 101])

@@ -7,7 +7,6 @@ whose signature Gradio would build them; the functions below make them with what
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import inspect
@@ -20,6 +19,7 @@ from gradio.components import Component
 from gradio.data_classes import ImageData, ListFiles
 
 from background_remover.page.files import Upload, file_store
+from background_remover.photos import read_data_url
 from utilities import PhotoError
 
 logger = logging.getLogger(__name__)
@@ -100,12 +100,9 @@ class PhotoInput(gr.Image):
         """The upload's path, or its bytes where a client sent a data: URL."""
         if payload is None:
             return None
-        if payload.url and payload.url.startswith("data:"):
-            try:
-                return base64.b64decode(payload.url.partition(",")[2], validate=True)
-            except ValueError:
-                return b"not a photo"
         with plain_errors("an upload"):
+            if payload.url and payload.url.startswith("data:"):
+                return read_data_url(payload.url)
             return file_store().admit(payload.path) if payload.path else None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from background_remover.boxes import boxes
 from background_remover.profiles import (
     ADOBE_GAMMA,
     ADOBE_RGB,
@@ -26,6 +27,7 @@ from background_remover.profiles import (
 
 EXIF_IFD, EXIF_COLOUR_SPACE = 0x8769, 0xA001  # the numbers of tags
 INTEROP_IFD, INTEROP_INDEX = 0xA005, 1
+MAX_META = 1 << 20  # bytes of an AVIF's metadata that are looked at; those of a photo in tiles have a few thousand
 GAMMAS = 0.1, 10.0  # of a gAMA that is looked at
 
 
@@ -98,34 +100,29 @@ def _says_adobe_rgb(image: Image.Image) -> bool:
     return space == 2 or (space != 1 and (index if isinstance(index, bytes) else str(index).encode())[:3] == b"R03")
 
 
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The kinds and contents of boxes on end (ISO/IEC 14496-12, 4.2)."""
-    at = 0
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        start = 8
-        if length == 1 and at + 16 <= len(data):
-            (length,), start = struct.unpack_from(">Q", data, at + 8), 16
-        if length < start:  # 0 goes to the end, and the rest is nonsense
-            length = len(data) - at
-        yield kind, data[at + start : at + length]
-        at += length
+def _contents(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The names and contents of boxes on end."""
+    return [(name, data[start:end]) for name, start, end in boxes(data, 0, len(data))]
 
 
 def _avif_cicp(data: bytes) -> Cicp | None:
     """Of the `colr` box of kind nclx that belongs to the picture (ISO/IEC 23008-12, 6.5.5)."""
     try:
-        meta = next((content for kind, content in _boxes(data) if kind == b"meta"), b"")
-        parts = dict(_boxes(meta[4:]))
-        shared = list(_boxes(parts[b"iprp"]))
-        properties = list(_boxes(dict(shared)[b"ipco"]))
+        start, end = next(
+            ((start + 4, end) for name, start, end in boxes(data, 0, len(data)) if name == b"meta"), (0, 0)
+        )
+        if end - start > MAX_META:
+            return None
+        parts = dict(_contents(data[start:end]))
+        shared = _contents(parts[b"iprp"])
+        properties = _contents(dict(shared)[b"ipco"])
         primary = parts[b"pitm"]
         item = int.from_bytes(primary[4:], "big")
         own = {index for kind, content in shared if kind == b"ipma" for index in _associated(content, item)}
         for index, (kind, content) in enumerate(properties, 1):
             if index in own and kind == b"colr" and content[:4] == b"nclx":
                 return Cicp(*struct.unpack_from(">HH", content, 4))
-    except (KeyError, IndexError, struct.error):
+    except (StopIteration, KeyError, IndexError, struct.error):
         pass
     return None
 

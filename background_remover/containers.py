@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+from background_remover.boxes import boxes
 from background_remover.jpeg import simplify_jpeg
 from background_remover.kinds import SLOW
 from background_remover.orientation import BLOCKS, EXIF_ORIENTATION
@@ -150,21 +151,10 @@ def _hide_exif(data: bytes) -> bytes:
 
 
 def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes of an ISO base media file: their name, and where their contents start and end."""
-    count = 0
-    while at + 8 <= end:
-        count += 1
+    """Those of a file, no more than MAX_PARTS."""
+    for count, box in enumerate(boxes(data, at, end), 1):
         _check_parts(count)
-        size, name = struct.unpack_from(">I4s", data, at)
-        start = at + 8
-        if size == 1 and at + 16 <= end:
-            (size,) = struct.unpack_from(">Q", data, start)
-            start += 8
-        size = size or end - at
-        if at + size < start:
-            return
-        yield name, start, min(at + size, end)
-        at += size
+        yield box
 
 
 def _check_bmp(data: bytes) -> None:

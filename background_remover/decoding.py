@@ -79,7 +79,7 @@ def from_webp(image: Image.Image, data: bytes) -> Photo | None:
     if image.format != "WEBP" or getattr(image, "n_frames", 1) != 1:
         return None
     try:
-        channels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        channels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
     if channels is None or channels.dtype != np.uint8 or channels.shape[:2] != image.size[::-1]:  # Pillow decides

@@ -22,6 +22,7 @@ import httpx
 
 from background_remover import photos
 from background_remover.encoding import safe_stem
+from background_remover.kinds import too_many_bytes
 from utilities import PhotoError
 
 MAX_REDIRECTS = 5
@@ -163,7 +164,7 @@ async def _content(answer: httpx.Response, max_bytes: int) -> AsyncIterator[byte
 
 def _check_size(count: int, max_bytes: int) -> None:
     if count > max_bytes:
-        raise PhotoError(f"This file has more than {max_bytes / 1e6:g} MB: save it smaller, perhaps as a JPEG.")
+        raise PhotoError(too_many_bytes(max_bytes))
 
 
 class PublicTransport(httpx.AsyncHTTPTransport):

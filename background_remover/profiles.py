@@ -80,11 +80,13 @@ CURVES: dict[int, Curve] = {  # H.273, table 3
 }
 
 
-@functools.lru_cache(maxsize=16)
 def colour_space(icc: bytes | None) -> str:
     """What a profile's channels are, one of MODES; "" for others, and for what is none or is broken."""
-    if not icc or len(icc) > MOST_BYTES:
-        return ""
+    return _colour_space(icc) if icc and len(icc) <= MOST_BYTES else ""
+
+
+@functools.lru_cache(maxsize=16)  # which keeps the profiles themselves, so that their length is checked before
+def _colour_space(icc: bytes) -> str:
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()

@@ -12,10 +12,20 @@ from PIL import Image, ImageCms
 from tagged import chrm, chunk, cicp, gama, one_way_profile, png_with
 
 from background_remover import Cutout, Photo
+from background_remover.colour_tags import MAX_META, told_colours
 from background_remover.colours import is_srgb
 from background_remover.hdr import pq_from_light
 from background_remover.photos import open_photo
-from background_remover.profiles import PRIMARIES, SRGB_CURVE, Curve, write_grey_profile, write_profile
+from background_remover.profiles import (
+    MOST_BYTES,
+    PRIMARIES,
+    SRGB_CURVE,
+    Curve,
+    _colour_space,
+    colour_space,
+    write_grey_profile,
+    write_profile,
+)
 from utilities import shrink
 
 pillow_heif.register_heif_opener()
@@ -113,6 +123,21 @@ def test_a_picture_in_avif_has_its_own_colours_and_not_those_of_an_item_beside_i
 
 
 # --- PNG's chunks ---
+
+
+def test_what_a_file_says_of_its_colours_at_endless_length_is_not_looked_through():
+    """Neither boxes by the million, nor a profile that would stay in memory for the next photo to be compared with."""
+    data = with_cicp("AVIF", 12, 13)
+    meta = data.index(b"meta") - 4
+    end = meta + int.from_bytes(data[meta : meta + 4])
+    more = struct.pack(">I4s", 8, b"free") * (MAX_META // 8)
+    longer = struct.pack(">I", end - meta + len(more)) + data[meta + 4 : end] + more
+    image = Image.open(io.BytesIO(data))
+    assert told_colours(image, data) is not None
+    assert told_colours(image, data[:meta] + longer + data[end:]) is None
+    kept = _colour_space.cache_info()
+    assert colour_space(bytes(MOST_BYTES + 1)) == ""
+    assert _colour_space.cache_info() == kept
 
 
 def test_of_a_pngs_chunks_the_newer_counts():

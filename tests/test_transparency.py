@@ -145,3 +145,28 @@ def test_a_cutout_serves_as_its_own_matte():
     assert np.array_equal(Cutout.open(PHOTO, opaque).alpha, ALPHA)
     with pytest.raises(PhotoError, match="no transparency"):
         Cutout.open(PHOTO)
+
+
+# --- WebP, which has a way of its own ---
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA"])
+@pytest.mark.parametrize("how", [{"quality": 80}, {"lossless": True}, {"lossless": True, "exact": True}])
+def test_a_webp_has_the_pixels_that_pillow_finds(mode, how):
+    image = Image.fromarray(np.dstack([PHOTO, ALPHA])).convert(mode)
+    data = encoded(image, "WEBP", **how)
+    truth = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
+    photo = open_photo(data)
+    seen = truth[..., 3] > 0
+    assert np.array_equal(photo.rgb[seen], truth[..., :3][seen])
+    assert np.array_equal(ALPHA * 0 + 255 if photo.alpha is None else photo.alpha, truth[..., 3])
+
+
+def test_of_an_animated_webp_the_first_picture_counts_and_a_false_canvas_is_told():
+    first, second = Image.fromarray(PHOTO), Image.fromarray(PHOTO[::-1].copy())
+    data = encoded(first, "WEBP", save_all=True, append_images=[second], lossless=True)
+    assert np.array_equal(open_photo(data).rgb, PHOTO)
+    whole = encoded(Image.new("RGB", (4000, 4000)), "WEBP", lossless=True)
+    canvas = struct.pack("<4sI", b"VP8X", 10) + bytes(4) + (9).to_bytes(3, "little") * 2
+    with pytest.raises(PhotoError, match="damaged"):
+        open_photo(struct.pack("<4sI4s", b"RIFF", len(whole) - 8 + len(canvas), b"WEBP") + canvas + whole[12:])

@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read at Gradio's import; no request leaves the machine
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # it remembers so many calls
+os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # whether a proxy is believed is for `page.guard` to say
 
 import spaces  # before torch, which it patches on a ZeroGPU Space  # isort: skip
 from background_remover.page.files import SettingError, Upload, choose_folder, file_store, write_zip  # isort: skip
@@ -20,18 +21,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
 from starlette.middleware import Middleware
 
 import background_remover
 from background_remover import BackgroundRemover, Cutout, EngineError, Finish, PhotoError, WeightsError
 from background_remover.compositing import BLUR
-from background_remover.encoding import save_pixels
 from background_remover.framing import MARGIN
 from background_remover.page import gradio_overrides
 from background_remover.page.blocks import CheckedBlocks
@@ -54,21 +52,31 @@ from background_remover.page.controls import (
     read_controls,
 )
 from background_remover.page.guard import Guard
-from background_remover.page.recent import Pair, RecentCutouts
-from background_remover.page.requests import by_name, plainly
-from background_remover.page.strokes import Stroke, paint, read_strokes
+from background_remover.page.pictures import (
+    PREVIEW,
+    THUMBNAIL,
+    Work,
+    open_cutout,
+    recent,
+    save_cutout,
+    save_matte,
+    save_preview,
+    show_matte,
+    show_nothing,
+    show_result,
+)
+from background_remover.page.requests import by_name, expect, plainly
+from background_remover.page.strokes import Stroke, read_strokes
 from background_remover.page.turns import (
     BatchTurns,
     check_count,
-    check_finish,
     check_wanted,
-    edit_turn,
     open_upload,
+    page_turn,
     sandbox,
     scheduler,
     turn,
 )
-from background_remover.photos import Pixels
 from background_remover.scheduler import Kind
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -133,25 +141,11 @@ def endpoint(kind: Kind) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return describe
 
 
-def save_matte(cutout: Cutout, photo: Upload) -> str:
-    """The path of the matte, as a PNG that is named after the upload."""
-    path = file_store().new_file(photo, "matte")
-    save_pixels(cutout.alpha, path)
-    return path
-
-
-def save_cutout(cutout: Cutout, photo: Upload, finish: Finish) -> str:
-    """The path of the finished cutout, which is named after the upload."""
-    path = file_store().new_file(photo, "cutout", finish.suffix)
-    finish.save(cutout, path)
-    return path
-
-
 @endpoint("photo")
 def predict(image: Upload) -> str:
     """Cut the subject out of a photo: a PNG with a transparent background, at the photo's size."""
-    with turn(image) as opened:
-        return save_cutout(remover(opened.photo), image, Finish())
+    with turn(image, Finish()) as opened:
+        return save_cutout(remover(opened.photo), image, opened.finish)
 
 
 @endpoint("photo")
@@ -159,18 +153,16 @@ def remove_background(
     image: Upload, background: str = "transparent", background_image: Upload | None = None
 ) -> tuple[str, str]:
     """The matte of a photo and its subject on a background, both as PNGs at the photo's size."""
-    finish = Finish(background, background_image)
-    with turn(image, backdrop=check_finish(finish)) as opened:
+    with turn(image, Finish(background, background_image)) as opened:
         result = remover(opened.photo)
-        return save_matte(result, image), save_cutout(result, image, replace(finish, background_image=opened.backdrop))
+        return save_matte(result, image), save_cutout(result, image, opened.finish)
 
 
 @endpoint("photo")
 def cutout(image: Upload, background: str = "transparent", background_image: Upload | None = None) -> str:
     """Remove the background of a photo: its subject on transparency or on another background, as one PNG."""
-    finish = Finish(background, background_image)
-    with turn(image, backdrop=check_finish(finish)) as opened:
-        return save_cutout(remover(opened.photo), image, replace(finish, background_image=opened.backdrop))
+    with turn(image, Finish(background, background_image)) as opened:
+        return save_cutout(remover(opened.photo), image, opened.finish)
 
 
 @endpoint("photo")
@@ -179,7 +171,7 @@ def matte(image: Upload, refine: bool = True) -> str:
 
     Without `refine` it is the matte that /cutout uses.
     """
-    with turn(image) as opened:
+    with turn(image, Finish()) as opened:
         return save_matte(remover(opened.photo, refine=refine), image)
 
 
@@ -199,10 +191,8 @@ def edit(
 ) -> str:
     """Change an earlier cutout, without running the network again: its background, crop, size and format."""
     finish = Finish(background, background_image, blur, crop, margin, width, height, format, quality)
-    with turn(image, matte, check_finish(finish)) as opened:
-        return save_cutout(
-            Cutout.open(opened.photo, opened.matte), image, replace(finish, background_image=opened.backdrop)
-        )
+    with turn(image, finish, matte) as opened:
+        return save_cutout(Cutout.open(opened.photo, opened.matte), image, opened.finish)
 
 
 @endpoint("batch")
@@ -244,16 +234,6 @@ def batch(
 # Handlers give values by the names of components, see `by_name`; `*controls` are those of `read_controls`.
 
 SHOWN = {"JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"}  # what a browser shows as it is
-PREVIEW = 1600  # pixels: the longer side of a preview
-THUMBNAIL = 480  # pixels: the same in the gallery
-
-
-class Work(NamedTuple):
-    """What the page keeps of a visitor's photo: three paths in the upload folder."""
-
-    photo: str
-    matte: str  # as the network gave it
-    preview: str  # of the photo, for a browser
 
 
 def read_brush(value: Any) -> tuple[Stroke, ...]:
@@ -261,63 +241,7 @@ def read_brush(value: Any) -> tuple[Stroke, ...]:
     return read_strokes(value.get("strokes", []) if isinstance(value, dict) else [])
 
 
-recent = RecentCutouts()
-
-
-def open_cutout(work: Work, refine: bool, strokes: tuple[Stroke, ...], rough: Cutout | None = None) -> Pair:
-    """The cutout of a photo and its matte, ready for any finish, at full size and as a preview; within a turn.
-
-    `rough` is the photo with its matte, where they are at hand.
-    """
-
-    def make() -> Pair:
-        if strokes:
-            cutout, _ = open_cutout(work, refine, ())
-            cutout = cutout.touched_up(*paint(strokes, cutout.photo.shape))
-        elif rough:
-            cutout = Cutout.from_matte(rough.photo, rough.alpha, refine=refine)
-        else:
-            cutout = Cutout.open(open_upload(work.photo), open_upload(work.matte), refine=refine)
-        return cutout, cutout.preview(PREVIEW)
-
-    return recent.get((work.photo, work.matte, refine, strokes), make)
-
-
-def save_preview(pixels: Pixels, photo: Upload, what: str, icc: bytes | None = None) -> str:
-    """The path of a picture for the page alone: a JPEG, or a PNG where it has alpha."""
-    path = file_store().new_file(photo, what, ".png" if pixels.shape[2:] == (4,) else ".jpg")
-    save_pixels(pixels, path, icc)
-    return path
-
-
-def show_result(work: Work, cutouts: tuple[Cutout, Cutout], finish: Finish) -> dict[str, Any]:
-    """The result's file, before and after for the slider, and the download."""
-    cutout, small = cutouts
-    framed = finish.frame(cutout)
-    path = file_store().new_file(work.photo, "cutout", finish.suffix)
-    finish.write(framed, path)
-    if framed is not cutout:
-        small = framed.preview(PREVIEW)
-    before = save_preview(small.photo.opaque(), work.photo, "before", small.photo.icc)
-    after = save_preview(finish.pixels(small), work.photo, "after", small.photo.icc)
-    return {"cutout": path, "compare": (before, after), "download": gr.update(value=path, interactive=True)}
-
-
-def show_matte(work: Work, cutouts: tuple[Cutout, Cutout], taken: int = 0) -> dict[str, Any]:
-    """The matte's file, and what the brush paints on; `taken` strokes are in it."""
-    cutout, small = cutouts
-    canvas = {"photo": work.preview, "matte": save_preview(small.alpha, work.photo, "brush")}
-    files = {name: FileData(path=path).model_dump() for name, path in canvas.items()}
-    return {"matte": save_matte(cutout, work.photo), "touchup": files | {"taken": taken}}
-
-
-def show_nothing(status: str) -> dict[str, Any]:
-    """The page without a photo to work on."""
-    empty = gr.update(value=None, interactive=False)
-    return dict.fromkeys(("work", "matte", "touchup", "cutout", "compare")) | {"status": status, "download": empty}
-
-
-@plainly("photo", newest=True)
+@plainly("photo", on_page=True, refused=lambda reason: show_nothing(status_text(reason, bad=True)))
 def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: Any) -> dict[str, Any]:
     """A new photo: the only handler here that runs the network."""
     if photo is None:
@@ -325,21 +249,23 @@ def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: A
     if work and photo in (work.photo, work.preview):  # the page tells of our own changes, too
         return {}
     start = time.perf_counter()
+    finish, wrong = read_controls(*controls), ""
     try:
-        with turn(photo) as opened:
-            rough = remover(opened.photo, foreground=False)
+        with page_turn(photo, finish):
+            rough = remover(open_upload(photo), foreground=False)
             small = rough.preview(PREVIEW).photo
             preview = save_preview(small.opaque(), photo, "preview", small.icc)
-            work = Work(photo, save_matte(rough, photo), preview)
+            work = Work(photo, save_matte(rough, photo), preview, (refine, *controls))
             cutouts = open_cutout(work, refine, (), rough)
-            shown = show_matte(work, cutouts) | ({} if opened.photo.format in SHOWN else {"photo": preview})
+            shown = show_matte(work, cutouts) | ({} if rough.photo.format in SHOWN else {"photo": preview})
+            try:
+                shown |= show_result(work, cutouts, finish)
+            except PhotoError as error:  # a control can't be as it is; the photo stays, and takes the next change
+                wrong = str(error)
     except PhotoError as error:  # not raised, so that the last photo's pictures leave the page
         return show_nothing(status_text(str(error), bad=True))
-    try:
-        with edit_turn(work.photo, work.matte, read_controls(*controls)) as finish:
-            shown |= show_result(work, cutouts, finish)
-    except PhotoError as error:  # a control can't be as it is; the photo stays, and takes the next change
-        return show_nothing(status_text(str(error), bad=True)) | {"work": work} | shown
+    if wrong:
+        return show_nothing(status_text(wrong, bad=True)) | {"work": work} | shown
     seconds = time.perf_counter() - start
     height, width = rough.photo.shape
     text = f"Done in {seconds:.1f} s, {width} × {height} pixels."
@@ -348,24 +274,37 @@ def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: A
     return {"work": work, "status": status_text(text, bad=not rough.found)} | shown
 
 
-@plainly("edit")
+@plainly("edit", on_page=True)
 def on_touch(work: Work | None, refine: bool, brush: Any, *controls: Any) -> dict[str, Any]:
     """Another matte: refined or not, and with what the brush brought back or removed."""
     if work is None:
         return {}
     strokes = read_brush(brush)
-    with edit_turn(work.photo, work.matte, read_controls(*controls)) as finish:
+    finish = read_controls(*controls)
+    with page_turn(work.photo, finish):
         cutouts = open_cutout(work, refine, strokes)
         return show_matte(work, cutouts, len(strokes)) | show_result(work, cutouts, finish)
 
 
-@plainly("edit")
+@plainly("edit", on_page=True)
 def on_finish(work: Work | None, refine: bool, brush: Any, *controls: Any) -> dict[str, Any]:
     """Another background, frame or format for the matte at hand."""
     if work is None:
         return {}
-    with edit_turn(work.photo, work.matte, read_controls(*controls)) as finish:
+    finish = read_controls(*controls)
+    with page_turn(work.photo, finish):
         return show_result(work, open_cutout(work, refine, read_brush(brush)), finish)
+
+
+@plainly("edit", on_page=True)
+def on_photo_done(work: Work | None, refine: bool, *controls: Any) -> dict[str, Any]:
+    """What was chosen while the network had the photo."""
+    if work is None or work.choices == (refine, *controls):
+        return {}
+    finish = read_controls(*controls)
+    with page_turn(work.photo, finish):
+        cutouts = open_cutout(work, refine, ())
+        return show_matte(work, cutouts) | show_result(work, cutouts, finish)
 
 
 @plainly("batch")
@@ -507,6 +446,13 @@ def build_one() -> None:
         show_progress_on=[matte, cutout],
         **PRIVATE,
         **AT_ONCE,
+    ).then(
+        by_name(on_photo_done, mattes),
+        [work, refine, *controls],
+        list(mattes.values()),
+        show_progress_on=[matte, cutout],
+        **PRIVATE,
+        **AT_ONCE,
     )
     gr.on(
         [touchup.input, refine.input],
@@ -585,7 +531,7 @@ with CheckedBlocks(title="Background remover", analytics_enabled=False) as demo:
 
 demo.queue(api_open=False, max_size=MAX_EVENTS)
 gradio_overrides.install()
-file_store().keep_sweeping()
+file_store().keep_sweeping(recent.forget_deleted)
 
 
 def serve() -> None:
@@ -597,7 +543,7 @@ def serve() -> None:
         css_paths=ASSETS / "style.css",
         js=(ASSETS / "labels.js").read_text(),
         theme=THEME,
-        app_kwargs={"middleware": [Middleware(Guard)]},
+        app_kwargs={"middleware": [Middleware(Guard, expect=expect)]},
         enable_monitoring=False,
         footer_links=["api"],
         max_file_size=MAX_BYTES,

@@ -6,6 +6,8 @@ import ctypes
 import platform
 import sys
 
+MALLOC_INFO = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+
 
 def keep_freed_memory() -> None:
     """Tell glibc not to give freed memory back; call it first of all, in a program that is about running the network.
@@ -28,6 +30,22 @@ def trim_memory() -> None:
     """Give what is free back all the same, as after a photo far above the usual size; a no-op elsewhere."""
     if _has_glibc():
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def free_memory() -> int:
+    """Bytes that glibc keeps for later; 0 where nothing says."""
+    try:
+        told = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):  # another C library, or one of before 2021
+        return 0
+    told.restype = _MallocInfo
+    return int(told().fordblks)
+
+
+class _MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of malloc.h."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in MALLOC_INFO.split())
 
 
 def _has_glibc() -> bool:

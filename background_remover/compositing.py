@@ -18,6 +18,7 @@ Colours = NDArray[Any]  # H x W x 3, uint8 or uint16
 
 GREYS = 128, 255, 0  # to put behind a photo that is transparent; of equals the first
 SEEN = 250_000  # pixels that decide which
+CHUNK = 1 << 18  # pixels that are laid over at a time, since partial ones take 50 bytes each meanwhile
 BLUR = 0.02  # standard deviation of the blurred background, as a share of the longer side
 BLURS = 0.001, 0.2  # least and most of it
 BLUR_PIXELS = 10  # standard deviation on the copy that is blurred, which is made as small as that allows
@@ -30,12 +31,19 @@ def composite(foreground: Colours, alpha: Pixels, background: Colours | Colour) 
     """
     out = np.empty_like(foreground)
     out[...] = background
+    rows = max(1, CHUNK // alpha.shape[1])
+    for start in range(0, alpha.shape[0], rows):
+        _lay_over(*(pixels[start : start + rows] for pixels in (foreground, alpha, out)))
+    return out
+
+
+def _lay_over(foreground: Colours, alpha: Pixels, out: Colours) -> None:
+    """The same on what `out` has already."""
     cv2.copyTo(foreground, (alpha == 255).view(np.uint8), out)
     partial = np.flatnonzero((alpha != 0) & (alpha != 255))
     a = alpha.reshape(-1, 1)[partial].astype(np.uint32)
     pixels = out.reshape(-1, 3)
     pixels[partial] = (a * foreground.reshape(-1, 3)[partial] + (255 - a) * pixels[partial] + 127) // 255
-    return out
 
 
 def with_alpha(rgb: Colours, alpha: Pixels) -> Colours:

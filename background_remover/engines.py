@@ -49,14 +49,20 @@ class Engine:
     `device` is a torch device's name, `precision` one of PRECISIONS; where they are None, the environment
     variables RMBG_DEVICE and RMBG_PRECISION decide, and without them the machine: CUDA if there, else Apple's
     MPS, else the CPU; half precision where the hardware computes in it. `on_device` decorates the one function
-    that touches the device, for hosts that lend a GPU by the call (`spaces.GPU`). The network becomes the
+    that touches the device, for hosts that lend a GPU by the call (`spaces.GPU`). `between_steps` is called between
+    the blocks of a forward on the CPU, in its caller's thread, and may raise to end it there. The network becomes the
     engine's own. A program that is about running it should call `allocator.keep_freed_memory` first.
 
     Raises EngineError.
     """
 
     def __init__(
-        self, net: BriaRMBG, device: str | None = None, precision: str | None = None, on_device: Wrapper | None = None
+        self,
+        net: BriaRMBG,
+        device: str | None = None,
+        precision: str | None = None,
+        on_device: Wrapper | None = None,
+        between_steps: Callable[[], None] = lambda: None,
     ) -> None:
         self.device = _device(device or os.environ.get("RMBG_DEVICE") or None)
         self.precision = _precision(precision or os.environ.get("RMBG_PRECISION") or None, self.device)
@@ -67,6 +73,10 @@ class Engine:
         # A cancelled request's thread runs on, so a queue's limit can't keep two forwards apart. The lock is held
         # on the caller's side, never inside what `on_device` may run in a forked process.
         self.lock = threading.Lock()
+        if self.device.type == "cpu" and not self.lent:  # elsewhere a forward is short, and may be another process's
+            for name, block in net.named_children():
+                if name.startswith("stage"):
+                    block.register_forward_pre_hook(lambda *_: between_steps())
         self._warm_up()
 
     def _warm_up(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -17,6 +18,7 @@ Colours = NDArray[Any]  # H x W x 3, uint8 or uint16
 Size = tuple[int, int]  # width, height
 
 MARGIN = 0.05  # room around a subject that is cropped to, as a share of its longer side
+BAND = 64  # rows of a scaled picture that are worked on at a time
 MAX_SIDE = 5000  # pixels: longer side of a canvas
 FAINT = 32  # of 255: alpha below this is no subject when it comes to where the subject ends
 SPECK = 0.002  # of the largest part's area: smaller parts are no subject either
@@ -80,8 +82,13 @@ class Frame:
             product = cv2.CV_16U if rgb.dtype == np.uint8 else cv2.CV_32F
             weighted = self._scaled(cv2.multiply(rgb, cv2.merge([alpha] * 3), dtype=product))
             weight = self._scaled(alpha.astype(np.uint16) * 255)
-            straight = weighted * np.float32(255) / np.maximum(weight, 1)[..., np.newaxis]
-            rgb, alpha = self._limited(straight, rgb, alpha > 0), self._limited(weight / np.float32(255), alpha)
+
+            def straight(rows: slice) -> NDArray[Any]:
+                colours: NDArray[Any] = weighted[rows] * np.float32(255) / np.maximum(weight[rows], 1)[..., np.newaxis]
+                return colours
+
+            rgb = self._limited(straight, rgb, alpha > 0)
+            alpha = self._limited(lambda rows: weight[rows] / np.float32(255), alpha)
         return self._bordered(rgb, cv2.BORDER_REPLICATE), self._bordered(alpha, beyond)
 
     def _scaled(self, pixels: NDArray[Any]) -> NDArray[Any]:
@@ -93,23 +100,32 @@ class Frame:
     def _enlarges(self, pixels: NDArray[Any]) -> bool:
         return self.inner[0] >= int(pixels.shape[1])
 
-    def _limited(self, scaled: NDArray[Any], before: Colours, shown: NDArray[np.bool_] | None = None) -> Colours:
+    def _limited(
+        self, scaled: Callable[[slice], NDArray[Any]], before: Colours, shown: NDArray[np.bool_] | None = None
+    ) -> Colours:
         """Scaled values, rounded, in the bits of before; enlarged, within what they were next to the same place.
 
         Bicubic interpolation overshoots: beside an edge it exceeds what is on either side. Only what is `shown` counts.
+        `scaled` gives them by rows, so that few of them are floats at a time.
         """
-        least: Any = 0
-        most: Any = np.iinfo(before.dtype).max
+        most = np.iinfo(before.dtype).max
+        width, height = self.inner
+        limited = np.empty((height, width, *before.shape[2:]), before.dtype)
+        bounds: list[Any] = []
         if self._enlarges(before):
             low, high = before, before
             if shown is not None:
                 low, high = (np.where(shown[..., np.newaxis], before, before.dtype.type(end)) for end in (most, 0))
             around = np.ones((3, 3), np.uint8)
-            least, most = (
+            bounds = [
                 cv2.resize(bound, self.inner, interpolation=cv2.INTER_NEAREST_EXACT)
                 for bound in (cv2.erode(low, around), cv2.dilate(high, around))
-            )
-        limited: Colours = np.rint(np.clip(scaled, least, most, out=scaled), out=scaled).astype(before.dtype)
+            ]
+        for start in range(0, height, BAND):
+            rows = slice(start, start + BAND)
+            values = scaled(rows)
+            within = (bounds[0][rows], bounds[1][rows]) if bounds else (0, most)
+            limited[rows] = np.rint(np.clip(values, *within, out=values), out=values)
         return limited
 
     def _bordered(self, pixels: Colours, kind: int) -> Colours:

@@ -25,6 +25,7 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 CHUNK = 1 << 14  # pixels that a thread works on at a time: they stay in its cache, and OpenCV remaps below 2^15 at once
+PIECE = 1 << 18  # pixels among which a thread looks for those to work on
 
 COLOUR_SIDE = 320  # pixels: longer side of the copy on which F and B are solved for
 COARSE = 32  # pixels: levels up to this side get more iterations, since all that follows builds on them
@@ -69,8 +70,8 @@ def estimate_foreground(photo: Pixels, alpha: Pixels) -> Pixels:
     pixels are alike, so that a plain background is recovered exactly and a busy one is not smeared. At full size
     each pixel's F then takes up what is left of its own equation.
     """
-    partial = np.flatnonzero((alpha > 0) & (alpha < 255))
-    if not partial.size:
+    partial = (alpha > 0) & (alpha < 255)
+    if not partial.any():
         return photo
     small = _small_size(alpha, COLOUR_SIDE)
     solved = _solve_colours(_unit(_shrink(photo, small)), _unit(_shrink(alpha, small)))
@@ -300,7 +301,8 @@ def _matting_laplacian(image: Floats, alpha: Floats, band: Mask) -> tuple[Any, F
     centres = np.pad(centres[3:-3, 3:-3], 3)  # windows lie within the image
     rows = np.zeros((len(REACH), band.size), np.float32)  # L's row of each pixel, as its surroundings
     pixels = image.reshape(-1, 3)
-    for at in _chunks(np.flatnonzero(centres).astype(np.int32)):
+    every = np.flatnonzero(centres).astype(np.int32)
+    for at in np.split(every, range(CHUNK, every.size, CHUNK)):
         # In float64: on a plain background the inverse is so large that what cancels would be lost in float32.
         colours = np.take(pixels, at[:, np.newaxis] + window, axis=0).astype(np.float64)
         colours -= colours.mean(1, keepdims=True)
@@ -344,7 +346,7 @@ def _carry(photo: Pixels, known: Pixels, image: Floats, alpha: Floats, band: Mas
         here = cv2.remap(model, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
         flat[at] = _bytes((here[:, :3] * _unit(np.take(pixels, at, axis=0))).sum(1) + here[:, 3])
 
-    _in_chunks(fill, np.flatnonzero(_resize(band.astype(np.uint8), (width, height), cv2.INTER_NEAREST)))
+    _in_chunks(fill, _resize(band.astype(np.uint8), (width, height), cv2.INTER_NEAREST))
     return out
 
 
@@ -400,11 +402,14 @@ def _bytes(values: Floats) -> Pixels:
     return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _chunks(indices: NDArray[Any]) -> list[NDArray[Any]]:
-    return np.array_split(indices, -(-indices.size // CHUNK)) if indices.size else []
+def _in_chunks(work: Callable[[NDArray[Any]], None], mask: NDArray[Any]) -> None:
+    """Have threads work on the indices of a mask, a chunk at a time; NumPy and OpenCV let go of the lock meanwhile."""
+    flat = mask.reshape(-1)
 
+    def work_on(start: int) -> None:
+        indices = np.flatnonzero(flat[start : start + PIECE]) + start
+        for first in range(0, indices.size, CHUNK):
+            work(indices[first : first + CHUNK])
 
-def _in_chunks(work: Callable[[NDArray[Any]], None], indices: NDArray[Any]) -> None:
-    """Have threads work on the pixels, a chunk at a time; NumPy and OpenCV let go of the lock meanwhile."""
     with ThreadPoolExecutor() as pool:
-        list(pool.map(work, _chunks(indices)))
+        list(pool.map(work_on, range(0, flat.size, PIECE)))

@@ -57,13 +57,14 @@ class BackgroundRemover:
     ) -> None:
         """Put verified weights on a device; see `Engine` for the other arguments.
 
-        `between_steps` is called between the steps of the work on a photo, and may raise to end it there.
+        `between_steps` is called between the steps of the work on a photo, on a CPU those of the network too, and may
+        raise to end it there.
 
         Raises WeightsError if they don't fit the network, EngineError if this machine can't run it so.
         """
         net = build_network(weights)
         self.weights = replace(weights, state_dict={})  # the network has the tensors now
-        self.engine = Engine(net, device, precision, on_device)
+        self.engine = Engine(net, device, precision, on_device, between_steps)
         self._between_steps = between_steps
 
     @classmethod

@@ -32,21 +32,23 @@ from background_remover.allocator import trim_memory
 from background_remover.decoding import Photo, Pixels
 from background_remover.depth import Deep
 from background_remover.photos import PhotoHeader
+from background_remover.scheduler import ENDING
 from utilities import PhotoError
 
 WORKERS = 4  # processes at most; 50 MB each while they have nothing to do
 WARM = 2  # of them that are started at once
 SECONDS = 10.0  # for one file
+STARTING = 60.0  # for a worker to start, on a machine that has much else to do
 SECONDS_WHILE_OTHERS_WAIT = 2.0  # a photo of 64 megapixels takes one or two
 LONG = 1.0  # seconds for which somebody has to wait for that
 MEMORY = 1 << 30  # bytes that a worker may have of its own: 64 megapixels with alpha, or 45 of 16 bits
 LARGE = 64 << 20  # bytes of a photo from which what it needed is given back to the system
+LONGEST_ERROR = 300  # characters of a sentence
 MAX_ANSWER = 1 << 16  # bytes of a worker's answer, all but the pixels
 POLL = 0.1  # seconds between two looks at whether somebody still waits
 
 TOO_SLOW = "This photo takes too long to open: save it again as an ordinary JPEG or PNG."
 CANNOT = "This photo can't be opened within the memory that there is for one: make it smaller first."
-ENDING = "This server is about to end: try again in a minute."
 
 KINDS = {"bytes": "uint8", "uint8": "uint8", "uint16": "uint16"}  # of what is shared, and how its numbers are kept
 
@@ -104,8 +106,11 @@ class Sandbox:
         worker = self._take(check)
         try:
             worker.send({"what": what, "path": path, **self._limits}, check)
-            line = worker.receive(check, self._others_wait)
-            return worker.read(line, read)
+            return worker.read(worker.receive(check, self._seconds), read)
+        except PhotoError:
+            if self._closed:  # and the worker was ended for that
+                raise PhotoError(ENDING) from None
+            raise
         finally:
             with self._changed:
                 self._busy.remove(worker)
@@ -115,6 +120,10 @@ class Sandbox:
                 self._changed.notify()
             if not stays:
                 worker.kill()
+
+    def _seconds(self) -> float:
+        """What a photo may take."""
+        return SECONDS_WHILE_OTHERS_WAIT if self._others_wait() else SECONDS
 
     def _others_wait(self) -> bool:
         """Whether somebody has waited for a worker for long."""
@@ -175,7 +184,7 @@ class Worker:
         Raises PhotoError if it has died meanwhile.
         """
         if not self._ready:
-            self.receive(check, lambda: False)
+            self.receive(check, lambda: STARTING)
             self._ready = True
         try:
             self._requests.write(json.dumps(request).encode() + b"\n")
@@ -184,13 +193,16 @@ class Worker:
             self.kill()
             raise PhotoError(CANNOT) from error
 
-    def receive(self, check: Callable[[], None], others_wait: Callable[[], bool]) -> bytes:
-        """What it answers. Kills it, and raises, if it dies, takes too long, or nobody waits for it any longer."""
+    def receive(self, check: Callable[[], None], most: Callable[[], float]) -> bytes:
+        """What it answers within `most` seconds.
+
+        Kills it, and raises, if it dies, takes longer, or nobody waits for it any longer.
+        """
         start, line = time.monotonic(), b""
         try:
             while not line.endswith(b"\n"):
                 seconds = time.monotonic() - start
-                if seconds > (SECONDS_WHILE_OTHERS_WAIT if others_wait() else SECONDS):
+                if seconds > most():
                     raise PhotoError(TOO_SLOW)
                 if seconds > SECONDS_WHILE_OTHERS_WAIT:
                     check()
@@ -210,17 +222,18 @@ class Worker:
         Raises PhotoError: the one in the answer, or, for what no sound worker answers, another; then it is killed.
         """
         try:
-            answer = json.loads(line)
-            if "error" not in answer:
+            answer = dict(json.loads(line))
+            told = answer.get("error")
+            if told is None:
                 arrays = {name: self._copy(*place) for name, place in answer["arrays"].items()}
                 found = read(**answer["values"], **arrays)
+                if int(answer.get("end", 0)) > LARGE and hasattr(mmap, "MADV_REMOVE"):
+                    self._arena.madvise(mmap.MADV_REMOVE)
         except Exception as error:
             self.kill()
             raise PhotoError(CANNOT) from error
-        if "error" in answer:
-            raise PhotoError(str(answer["error"]))
-        if answer.get("end", 0) > LARGE and hasattr(mmap, "MADV_REMOVE"):
-            self._arena.madvise(mmap.MADV_REMOVE)
+        if told is not None:
+            raise PhotoError(str(told)[:LONGEST_ERROR])
         return found
 
     def _copy(self, kind: str, shape: list[int], start: int) -> NDArray[Any] | bytes:
@@ -347,7 +360,7 @@ def leave(photo: Photo, arena: mmap.mmap) -> dict[str, Any]:
 
 
 def limit_process() -> None:
-    """No more memory than MEMORY, no file written, no process started; below everybody else."""
+    """No more memory than MEMORY, and no byte written to a file."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from background_remover.allocator import trim_memory
+from background_remover.allocator import free_memory, trim_memory
 from utilities import PhotoError
 
 Kind = Literal["photo", "edit", "batch"]
@@ -25,14 +25,20 @@ Kind = Literal["photo", "edit", "batch"]
 # How many turns of a kind run at once. Two photos, so that one is opened and saved while the network has the other.
 SLOTS = {"photo": 2, "edit": 2}
 WAITING = {"photo": (8, 32, 64), "edit": (8, 32, 64), "batch": (2, 4, 8)}  # jobs of a session, an address, all together
-# Bytes that the photos in hand may need, beside the network's 700 MB: large ones have one share, in which they wait
-# for each other, and all others another, so that these are never held up by those; edits wait for neither.
-MEMORY = {"large": 1_300_000_000, "other": 450_000_000, "edit": 600_000_000}
-TRIM = 300_000_000  # bytes of a turn after which freed memory is given back to the system
+# Bytes that the photos in hand may need, beside the network's 900 MB: large ones have one share, in which they wait
+# for each other, edits of large ones among them, all others another, so that these are never held up by those, and
+# the other edits a third.
+MEMORY = {"large": 1_300_000_000, "other": 450_000_000, "edit": 350_000_000}
+TRIM = 300_000_000  # bytes of a turn before and after which freed memory is given back to the system
+KEPT = 1_000_000_000  # bytes of freed memory above which it is, too: the network needs 900 MB of it at every photo
 POLL = 0.1  # seconds between two looks at whether somebody still waits
 UNHEARD = 0.5  # seconds after which a job for whose result nobody listens makes way for another
 PATIENCE = 10.0  # seconds for which a photo of a batch lets single ones go before it, and a large one smaller ones
+COMING = 3.0  # seconds for which a request that was let in counts before it is a job
 RECENT = 20  # turns from whose length a waiting time is told
+
+
+ENDING = "This server is about to end: try again in a minute."
 
 
 class BusyError(PhotoError):
@@ -89,6 +95,7 @@ class Scheduler:
         self._memory = memory or {share: int(scale * byte_count) for share, byte_count in MEMORY.items()}
         self._claimed = dict.fromkeys(self._memory, 0)
         self._jobs: set[Job] = set()
+        self._coming: dict[tuple[Kind, str], deque[float]] = {}  # by kind and address, since when
         self._turns: Counter[str] = Counter()  # that run, of each session and each address
         self._slots = dict.fromkeys(SLOTS, 0)
         self._waiting: list[Wait] = []
@@ -98,27 +105,59 @@ class Scheduler:
 
     # --- jobs ---
 
+    def expect(self, kind: Kind, address: str) -> None:
+        """A request from there will ask for a job. Raises BusyError at once if it is clear by now that it gets none.
+
+        It is far from a request's arrival to its job when a hundred come together.
+        """
+        with self._changed:
+            self._check_open()
+            now = time.monotonic()
+            for key, times in [*self._coming.items()]:
+                while times and now - times[0] > COMING:
+                    times.popleft()
+                if not times:
+                    del self._coming[key]
+            jobs = [job for job in self._jobs if job.kind == kind and not self._makes_way(job, now)]
+            of_address = [job for job in jobs if job.client.address == address]
+            coming = sum(len(times) for (of_kind, _), times in self._coming.items() if of_kind == kind)
+            from_there = self._coming.setdefault((kind, address), deque())
+            _, of_one, of_all = WAITING[kind]
+            if len(of_address) + len(from_there) >= of_one or len(jobs) + coming >= of_all:
+                raise self._busy(kind, len(jobs))
+            from_there.append(now)
+
     def admit(self, kind: Kind, client: Client, heard: Callable[[], bool] = lambda: True) -> Job:
         """A new job. Raises BusyError if there are too many of its session, its address or in all that are heard."""
         with self._changed:
-            if self._closed:
-                raise BusyError("This server is about to end: try again in a minute.")
+            self._check_open()
             now = time.monotonic()
+            if coming := self._coming.get((kind, client.address)):
+                coming.popleft()
             jobs = [job for job in self._jobs if job.kind == kind and not job.left]
             of_session = [job for job in jobs if job.client.session == client.session]
             of_address = [job for job in jobs if job.client.address == client.address]
             for several, most in zip((of_session, of_address, jobs), WAITING[kind], strict=True):
                 if sum(not job.left for job in several) < most:  # one may have made way already
                     continue
-                unheard = [job for job in several if now - job.since > UNHEARD and not job.heard()]
+                unheard = [job for job in several if self._makes_way(job, now)]
                 if not unheard:
-                    raise BusyError(
-                        f"There is much to do here just now: try again in {self._wait_text(kind, len(jobs))}."
-                    )
+                    raise self._busy(kind, len(jobs))
                 min(unheard, key=lambda job: job.since).leave()
             job = Job(kind, client, now, heard)
             self._jobs.add(job)
             return job
+
+    def _makes_way(self, job: Job, now: float) -> bool:
+        """Whether nobody listens for its result, or nobody waits for it at all."""
+        return job.left or (now - job.since > UNHEARD and not job.heard())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BusyError(ENDING)
+
+    def _busy(self, kind: Kind, count: int) -> BusyError:
+        return BusyError(f"There is much to do here just now: try again in {self._wait_text(kind, count)}.")
 
     def end(self, job: Job) -> None:
         """The job's work has ended, whichever way."""
@@ -141,12 +180,15 @@ class Scheduler:
     @contextmanager
     def memory(self, job: Job, byte_count: int) -> Iterator[None]:
         """While it runs, so many bytes are the job's. Waits for them; raises AbandonedError."""
-        share = "edit" if job.kind == "edit" else "large" if byte_count > self._memory["other"] else "other"
+        share = "edit" if job.kind == "edit" else "other"
+        share = "large" if byte_count > self._memory[share] else share
         byte_count = min(byte_count, self._memory[share])
         with self._changed:
             self._wait(job, f"memory {share}", lambda: self._claimed[share] + byte_count <= self._memory[share])
             self._claimed[share] += byte_count
             self._turns.update((f"session {job.client.session}", f"address {job.client.address}"))
+        if byte_count > TRIM:
+            trim_memory()
         try:
             yield
         finally:
@@ -155,7 +197,7 @@ class Scheduler:
                 self._turns.subtract((f"session {job.client.session}", f"address {job.client.address}"))
                 self._turns += Counter()  # without those that have none
                 self._changed.notify_all()
-            if byte_count > TRIM:
+            if byte_count > TRIM or free_memory() > KEPT:
                 trim_memory()
 
     @contextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
-from helpers import PERSON
 from PIL import Image
+
+PERSON = Path(__file__).parent.parent / "examples" / "person.jpg"
 
 
 def filled(byte_count: int) -> Iterator[bytes]:

@@ -33,13 +33,13 @@ import hostile as made
 import httpx
 
 ROOT = Path(__file__).parent.parent
-
-
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
-PERSON = ROOT / "examples" / "person.jpg"
 TIMEOUT = 300.0
 LEAK = re.compile(r"/\w+/\w|Traceback|\.py\b")
 BUSY = "try again in"
+FINISH = ["transparent", None, 0.02, False, 0.05, 0, 0, "png", None]
+DEFAULTS = {"predict": [None], "matte": [None, True], "cutout": [None, "transparent", None]}  # of the parameters
+DEFAULTS |= {"edit": [None, None, *FINISH], "batch": [None, True, *FINISH]}
 
 # the bounds
 LOOP = 0.3  # seconds for which the event loop may be still
@@ -159,6 +159,14 @@ def told(seconds: float, reason: Any) -> Outcome:
     return Outcome("refused" if BUSY in reason else "failed", seconds, reason)
 
 
+JSON = {"Content-Type": "application/json"}
+
+
+def body_of(endpoint: str, values: tuple[Any, ...]) -> bytes:
+    """A call's body."""
+    return json.dumps({"data": [*values, *DEFAULTS[endpoint][len(values) :]]}).encode()
+
+
 class Visitor:
     """One client of the API, from its upload to the result."""
 
@@ -172,16 +180,14 @@ class Visitor:
         return {"path": answer.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
     def call(self, endpoint: str, *values: Any) -> Outcome:
-        """What the endpoint makes of the values."""
-        return self.call_with(endpoint, json.dumps({"data": values}).encode())
+        """What the endpoint makes of the values; the others are its defaults."""
+        return self.call_with(endpoint, body_of(endpoint, values))
 
     def call_with(self, endpoint: str, body: bytes | Iterable[bytes]) -> Outcome:
         """The same, for a body as it is sent."""
         start = time.monotonic()
         try:
-            answer = self._client.post(
-                f"/gradio_api/call/{endpoint}", content=body, headers={"Content-Type": "application/json"}
-            )
+            answer = self._client.post(f"/gradio_api/call/{endpoint}", content=body, headers=JSON)
             if answer.status_code != 200:
                 return told(time.monotonic() - start, answer.json().get("error"))
             return self.result(endpoint, answer.json()["event_id"], start)
@@ -190,7 +196,7 @@ class Visitor:
 
     def send(self, endpoint: str, *values: Any) -> str:
         """Send the call alone; gives the id of the event."""
-        answer = self._client.post(f"/gradio_api/call/{endpoint}", json={"data": values})
+        answer = self._client.post(f"/gradio_api/call/{endpoint}", content=body_of(endpoint, values), headers=JSON)
         return str(answer.json().get("event_id", ""))
 
     def result(self, endpoint: str, event: str, start: float) -> Outcome:
@@ -311,7 +317,7 @@ def overload(server: Server, count: int) -> Iterator[Account]:
     """A hundred at once."""
     account = Account("overload: 100 at once")
     visitors = [Visitor(server) for _ in range(100)]
-    photo = visitors[0].upload("photo.jpg", PERSON.read_bytes())
+    photo = visitors[0].upload("photo.jpg", made.PERSON.read_bytes())
     with ThreadPoolExecutor(100) as pool:
         outcomes = list(
             pool.map(lambda visitor: account.run("at once", lambda: visitor.call("cutout", photo)), visitors)
@@ -324,7 +330,7 @@ def overload(server: Server, count: int) -> Iterator[Account]:
 def leavers(server: Server, count: int) -> Iterator[Account]:
     """Fifty visitors of each kind who don't stay, and the next one."""
     visitor = Visitor(server)
-    photo = visitor.upload("photo.jpg", PERSON.read_bytes())
+    photo = visitor.upload("photo.jpg", made.PERSON.read_bytes())
     alone = statistics.median(visitor.call("cutout", photo).seconds for _ in range(3))
     kinds: dict[str, Callable[[Visitor], Any]] = {
         "leave while they listen": lambda one: one.leave_while_listening("cutout", (photo,), 0.5),
@@ -360,7 +366,7 @@ def cut_off(visitor: Visitor) -> None:
 def hostile(server: Server, count: int) -> Iterator[Account]:
     """Files and bodies made to hold a server up, and another visitor's photo meanwhile."""
     other = Visitor(server)
-    photo = other.upload("photo.jpg", PERSON.read_bytes())
+    photo = other.upload("photo.jpg", made.PERSON.read_bytes())
     alone = statistics.median(other.call("cutout", photo).seconds for _ in range(3))
     for name, request in hostile_requests().items():
         account = Account(f"hostile: {name}")

@@ -5,7 +5,7 @@ import json
 import gradio as gr
 import pytest
 
-from background_remover.page.blocks import check_parameters
+from background_remover.page.blocks import check_parameters, count_files
 from background_remover.page.components import photo_input, photos_input
 
 FILE = {
@@ -80,3 +80,17 @@ def test_too_few_and_too_many_are_told_with_what_there_is(blocks, values):
     with pytest.raises(gr.Error) as told:
         check_parameters("edit", [blocks["number"]], values)
     assert told.value.message == "'edit' takes 1 parameters, number: give a value for each."
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        ([FILE, 3, None], 1),
+        ([[FILE] * 5, FILE], 6),
+        ({"a": {"b": [{"url": "https://a.example"}]}}, 1),
+        ([{"path": "a", "more": {"path": "b"}}], 2),
+        ([[[[]]], {}, "path"], 0),
+    ],
+)
+def test_files_are_counted_wherever_they_are(value, count):
+    assert count_files(value) == count

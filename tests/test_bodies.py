@@ -2,15 +2,16 @@
 
 import asyncio
 import base64
+import io
 import json
 import logging
 import random
+import re
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,11 @@ from asgi import Echo, connect, head, read_all, send_raw, served
 from starlette.requests import Request
 
 from background_remover.page import bodies
+from background_remover.page import files as files_module
 from background_remover.page.bodies import CUT_OFF, MAX_FILES, STORED, TOO_MANY, TOO_SLOW, UNREADABLE
-from background_remover.page.files import FULL, FileStore
+from background_remover.page.files import FULL, ONCE, FileStore
 from background_remover.page.guard import Guard
+from utilities import PhotoError
 
 UPLOAD, CALL = "/gradio_api/upload", "/gradio_api/call/cutout"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3
@@ -31,6 +34,7 @@ DATA_URL = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 def store(tmp_path, monkeypatch) -> FileStore:
     store = FileStore(tmp_path / "files")
     store.folder.mkdir()
+    monkeypatch.setattr(files_module, "LEAST", 0)
     monkeypatch.setattr(bodies, "file_store", lambda: store)
     monkeypatch.setattr(bodies, "DRAIN", 0.3)
     return store
@@ -218,10 +222,35 @@ def test_room_is_made_by_deleting_what_is_oldest(port, store, monkeypatch):
     monkeypatch.setattr(bodies, "IN_MEMORY", 1000)
     monkeypatch.setattr(bodies, "STEP", len(body))
     (store.new_folder() / "old").write_bytes(bytes(2000))
-    time.sleep(0.02)
+    time.sleep(0.15)
     store.max_bytes = len(body) + 1000
     assert send(port, CALL, body)[0] == 200
     assert files(store) == [PNG] * 6
+
+
+def test_an_upload_is_not_swept_while_it_comes_in_nor_counted_twice(store):
+    store.max_bytes = 2500
+    with store.receiving(on_show=True) as make_room:
+        make_room(1000)
+        part = store.folder / "part"  # as the form parser keeps it
+        part.write_bytes(bytes(1000))
+        make_room(1000)
+        part.write_bytes(bytes(2000))
+        with pytest.raises(PhotoError, match="full"):
+            make_room(1000)
+        assert part.exists()
+    assert store._coming == 0
+    store.sweep(room=1000)
+    assert not part.exists()
+
+
+def test_what_comes_in_unseen_keeps_all_its_room(store):
+    store.max_bytes = 2500
+    with store.receiving(on_show=False) as make_room:
+        make_room(1000)
+        make_room(1000)
+        with pytest.raises(PhotoError, match="full"):
+            make_room(1000)
 
 
 def test_bodies_that_come_in_at_once_have_the_room_of_one(port, store, monkeypatch):
@@ -245,8 +274,13 @@ def stored(text: str) -> Iterator[bytes]:
     """What the files hold that texts name, in order."""
     value = json.loads(text)
     for item in value if isinstance(value, list) else [value]:
-        assert item.startswith(STORED)
-        yield Path(item.removeprefix(STORED)).read_bytes()
+        yield held_by(item)
+
+
+def held_by(url: str) -> bytes:
+    """What the file holds that a data: URL has become."""
+    assert re.fullmatch(re.escape(STORED + ONCE) + r"[\w-]{20,}", url)
+    return bodies.stored_path(url).read_bytes()
 
 
 def test_a_photo_in_json_is_in_a_file_and_all_else_as_it_was(port, store):
@@ -255,10 +289,10 @@ def test_a_photo_in_json_is_in_a_file_and_all_else_as_it_was(port, store):
     assert status == 200
     arrived = told["body"].encode("latin-1").decode()
     before, after = body.split("%s")
-    path = Path(arrived.removeprefix(before + STORED).removesuffix(after))
-    assert arrived == f"{before}{STORED}{path}{after}"
-    assert path.read_bytes() == PNG
-    assert path.is_relative_to(store.folder)
+    name = arrived.removeprefix(before + STORED).removesuffix(after)
+    assert arrived == f"{before}{STORED}{name}{after}"
+    assert held_by(STORED + name) == PNG
+    assert str(store.folder) not in arrived  # whatever is told of this body, it is no path
     assert ["content-length", str(len(told["body"]))] in told["headers"]
 
 
@@ -324,7 +358,7 @@ def test_what_is_no_data_url_stays_as_it_is(store, text):
 
 def test_a_data_url_as_a_name_is_no_way_to_have_two_values(store):
     (name,) = json.loads(parse(json.dumps({DATA_URL: DATA_URL})))
-    assert Path(name.removeprefix(STORED)).read_bytes() == PNG
+    assert held_by(name) == PNG
 
 
 @pytest.mark.parametrize("backslashes", [1, 2, 3, 63, 64, 65, 66, 127, 128, 129, 5000, 5001])
@@ -334,7 +368,20 @@ def test_a_text_ends_where_json_says_so(store, backslashes):
     named = json.loads(parse(json.dumps([text, "c"])))
     assert len(named) == 2
     assert named[1] == "c"
-    assert Path(named[0].removeprefix(STORED)).read_bytes() == text.removeprefix("data:,").encode()
+    assert held_by(named[0]) == text.removeprefix("data:,").encode()
+
+
+@pytest.mark.parametrize("inside", ["\\x", "\\u12", "\n", "\0"])
+def test_a_data_url_that_is_no_json_is_refused_and_leaves_nothing(port, store, inside):
+    status, said = send(port, CALL, f'["data:,a{inside}b"]')
+    assert (status, said["error"]) == (422, UNREADABLE)
+    assert [*store.folder.iterdir()] == []
+
+
+def test_a_data_url_that_is_no_utf8_is_refused(store):
+    file = io.BytesIO(b'["data:image/png;base64,' + b"\xff" + b'"]')
+    with pytest.raises(PhotoError, match=re.escape(UNREADABLE)):
+        bodies.store_data_urls(file, len(file.getvalue()))
 
 
 @pytest.mark.parametrize("text", ['["data:', '["data:,a', '["data:,a\\"]', '["data:,' + "\\" * 7])

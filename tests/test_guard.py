@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from background_remover.page import guard as module
 from background_remover.page.guard import Guard, client_address, heard_by, host_name, known_hosts, listeners
+from background_remover.scheduler import BusyError
 
 
 class Server:
@@ -320,7 +321,7 @@ def test_nobody_has_no_address():
 
 # --- other websites ---
 
-UPLOAD = "/gradio_api/upload"
+UPLOAD, MCP = "/gradio_api/upload", "/gradio_api/mcp/"
 
 
 @pytest.mark.parametrize(
@@ -336,9 +337,13 @@ UPLOAD = "/gradio_api/upload"
         ["Origin: http://evil.example", "X-Forwarded-Host: evil.example", "Sec-Fetch-Site: same-origin"],
     ],
 )
-def test_other_sites_pages_send_no_files(server, headers):
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", UPLOAD), ("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/call/cutout"), ("DELETE", MCP)],
+)
+def test_other_sites_pages_send_nothing(server, headers, method, path):
     before = len(server.app.asked)
-    answer = server.ask(UPLOAD, *headers, method="POST", body=b"x")
+    answer = server.ask(path, *headers, method=method, body=b"x")
     assert answer.split()[1] == "403"
     assert "open this page itself" in answer
     assert len(server.app.asked) == before
@@ -386,6 +391,47 @@ def test_no_file_runs_a_script_and_no_page_one_of_another_site(server):
 
 
 # --- faults in the app ---
+
+
+def test_what_fastapi_says_of_a_body_is_not_told():
+    """It repeats the whole of what it could not read."""
+    said = {
+        "list": [{"loc": ["body"], "msg": "Input should be a valid list", "input": "secret" * 1000}],
+        "text": "a sentence of Gradio's",
+    }
+
+    async def app(scope: dict, receive: object, send: Callable) -> None:
+        body = json.dumps({"detail": said[scope["query_string"].decode()]}, separators=(",", ":")).encode()
+        headers = [(b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 422, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    with served(Guard(app, ())) as port:
+        url = f"http://127.0.0.1:{port}/gradio_api/queue/join"
+        assert httpx.post(url, params="list").json() == {"detail": module.WRONG, "error": module.WRONG}
+        kept = httpx.post(url, params="text")
+        assert kept.json() == {"detail": said["text"]}
+        assert "Content-Security-Policy" in kept.headers
+
+
+def test_a_call_for_which_there_is_no_place_is_refused_before_it_is_read():
+    told = []
+
+    def expect(endpoint: str, address: str) -> None:
+        told.append((endpoint, address))
+        if endpoint == "cutout":
+            raise BusyError("There is much to do: try again in about 5 seconds.")
+
+    app = Echo()
+    with served(Guard(app, (), expect)) as port:
+        start = head("POST /gradio_api/call/cutout", "Content-Length: 1000")
+        answer = send_raw(port, start)  # no body is waited for
+        assert answer.split()[1] == "503"
+        assert "try again in about 5 seconds" in answer
+        for path in ("/gradio_api/call/v2/matte", "/gradio_api/queue/join", UPLOAD):
+            assert httpx.post(f"http://127.0.0.1:{port}{path}", content=b"{}").status_code == 200
+    assert told == [("cutout", "127.0.0.1"), ("matte", "127.0.0.1")]
+    assert len(app.asked) == 3
 
 
 def test_a_call_that_gradio_can_not_read_is_told_in_one_sentence_and_other_faults_are_not_hidden():

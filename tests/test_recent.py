@@ -1,6 +1,7 @@
 """The cutouts in memory: few, of bounded size, and never another's."""
 
 import threading
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def fail() -> Pair:
     raise AssertionError("it is at hand")
 
 
-def held(recent: RecentCutouts, keys: range) -> list[int]:
+def held(recent: RecentCutouts, keys: Iterable[Hashable]) -> list[Hashable]:
     """Which keys are at hand, without changing that."""
     return [key for key in keys if key in recent._pairs]
 
@@ -74,3 +75,23 @@ def test_nobody_waits_while_another_is_made():
     go.set()
     slow.join(5)
     assert recent.get("a", fail)
+
+
+def test_what_is_deleted_from_the_folder_is_forgotten(tmp_path):
+    recent = RecentCutouts()
+    photos = [tmp_path / name for name in ("a", "b")]
+    for photo in photos:
+        photo.touch()
+        recent.get((str(photo), "matte"), lambda: pair(1))
+    photos[0].unlink()
+    recent.forget_deleted()
+    assert held(recent, [(str(photo), "matte") for photo in photos]) == [(str(photos[1]), "matte")]
+
+
+def test_arrays_that_several_share_count_once():
+    """A touched-up cutout has the photo of the one before it."""
+    recent = RecentCutouts(max_bytes=70)
+    first = one(6)  # 42 bytes, 18 of them the photo's
+    recent.get("a", lambda: (first, one(0)))
+    recent.get("b", lambda: (Cutout(first.photo, first.alpha.copy(), first.foreground.copy()), one(0)))
+    assert held(recent, ["a", "b"]) == ["a", "b"]

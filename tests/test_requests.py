@@ -269,7 +269,7 @@ def test_there_is_a_thread_for_every_job_that_there_can_be():
 
 
 def test_a_visitors_newer_photo_takes_the_place_of_the_one_before(work, scheduler):
-    handler = plainly("photo", newest=True)(work.handler)
+    handler = plainly("photo", on_page=True)(work.handler)
 
     async def ask() -> list[Any]:
         first = asyncio.ensure_future(handler("a"))
@@ -283,11 +283,51 @@ def test_a_visitors_newer_photo_takes_the_place_of_the_one_before(work, schedule
     assert all_ended(scheduler)
 
 
+def test_a_newer_photo_ends_an_edit_of_the_one_before(work, scheduler):
+    """Else the edit, whenever it ends, shows a photo that is no longer there."""
+    edit = plainly("edit", on_page=True)(work.handler)
+    photo = plainly("photo", on_page=True)(lambda value: value)
+
+    async def ask() -> list[Any]:
+        first = asyncio.ensure_future(edit("a"))
+        await until(work.started.is_set)
+        newer = await photo("b")
+        work.go.set()
+        return [newer, await first]
+
+    assert run(ask()) == ["b", {}]
+    assert all_ended(scheduler)
+
+
+def test_while_a_photo_is_worked_on_edits_of_the_one_before_come_to_nothing(work, scheduler):
+    photo = plainly("photo", on_page=True)(work.handler)
+    edit = plainly("edit", on_page=True)(lambda value: value)
+
+    async def ask() -> list[Any]:
+        first = asyncio.ensure_future(photo("b"))
+        await until(work.started.is_set)
+        told = [await edit("a")]
+        work.go.set()
+        return [*told, await first, await edit("b")]
+
+    assert run(ask()) == [{}, "b", "b"]
+    assert all_ended(scheduler)
+
+
+def test_who_is_refused_is_told_in_the_handlers_own_way(scheduler):
+    for _ in range(PLACES):
+        scheduler.admit("photo", Client("visitor", ""), lambda: True)
+    own = plainly("photo", refused=lambda reason: {"status": reason})(lambda value: value)
+    assert "try again in" in run(own("a"))["status"]
+    with pytest.raises(gr.Error, match="try again in"):
+        run(plainly("photo")(lambda value: value)("a"))
+
+
 def test_the_same_photo_again_does_not_rely_on_one_that_was_given_up(scheduler):
     """Who lost the connection and comes back would wait for nothing."""
     started, go = threading.Event(), threading.Event()
 
-    @plainly("photo", newest=True)
+    @plainly("photo", on_page=True)
     def handler(value: str) -> str:
         first = not started.is_set()
         started.set()

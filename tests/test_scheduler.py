@@ -111,7 +111,8 @@ def test_no_more_is_given_out_than_there_is_and_all_of_it_comes_back(scheduler, 
             return
         if chance.random() < 0.2:
             threading.Timer(seconds * chance.random() * 4, job.leave).start()
-        share = "edit" if kind == "edit" else "large" if byte_count > MEMORY["other"] else "other"
+        share = "edit" if kind == "edit" else "other"
+        share = "large" if byte_count > MEMORY[share] else share
         try:
             with suppress(AbandonedError, ZeroDivisionError), scheduler.memory(job, byte_count):
                 use(share, min(byte_count, MEMORY[share]))
@@ -385,6 +386,40 @@ def test_one_session_one_address_and_all_together_have_so_many_jobs(scheduler, k
     scheduler.admit(kind, client(most))
     with pytest.raises(BusyError):
         scheduler.admit(kind, client(most + 1))
+
+
+def test_a_call_is_refused_when_it_arrives_as_soon_as_that_is_clear(scheduler, monkeypatch):
+    """Of a hundred that come together each is on its way for a while, and none of them is a job as yet."""
+    _, of_address, of_all = WAITING["photo"]
+    for _ in range(of_address):
+        scheduler.expect("photo", "here")
+    with pytest.raises(BusyError, match="try again in about"):
+        scheduler.expect("photo", "here")
+    scheduler.expect("edit", "here")
+    for _ in range(of_all - of_address):
+        scheduler.expect("photo", "there")
+    with pytest.raises(BusyError):
+        scheduler.expect("photo", "elsewhere")
+    monkeypatch.setattr(module, "COMING", 0.05)
+    time.sleep(0.06)
+    scheduler.expect("photo", "elsewhere")  # those that never became jobs count no longer
+
+
+def test_whoever_is_let_in_is_not_counted_twice(scheduler):
+    _, of_address, _ = WAITING["photo"]
+    for number in range(of_address):
+        scheduler.expect("photo", "here")
+        scheduler.admit("photo", Client(f"session {number}", "here"))
+    with pytest.raises(BusyError):
+        scheduler.expect("photo", "here")
+    scheduler.expect("photo", "there")
+
+
+def test_a_call_may_take_the_place_of_one_that_nobody_listens_to(scheduler, monkeypatch):
+    monkeypatch.setattr(module, "UNHEARD", 0.0)
+    for number in range(WAITING["photo"][1]):
+        scheduler.admit("photo", Client(f"session {number}", "here"), lambda: False)
+    scheduler.expect("photo", "here")
 
 
 def test_whoever_nobody_listens_to_makes_way_after_a_while_and_no_more_of_them_than_must(scheduler, monkeypatch):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
+from background_remover.page.bodies import MAX_FILES, TOO_MANY
 from background_remover.page.components import PhotoInput, PhotosInput
 from background_remover.page.files import NOT_HERE
 
 LARGEST = sys.float_info.max  # JSON's integers go further, beyond what becomes a float
+FETCHING = 120.0  # seconds for all URLs of a call
 UNREADABLE = "What was sent can't be read: see the API's description for its parameters."
 
 
@@ -58,6 +61,19 @@ def check_parameters(name: str, blocks: list[Any], values: list[Any]) -> None:
             raise gr.Error(f"The parameter '{label}' is {what}.", print_exception=False)
 
 
+def count_files(value: Any) -> int:
+    """How many files there are in what JSON can hold, to whatever depth Gradio looks for them."""
+    count, values = 0, [value]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            count += is_file(value)
+            values.extend(value.values())
+        elif isinstance(value, list):
+            values.extend(value)
+    return count
+
+
 class CheckedBlocks(gr.Blocks):
     """The page, whose endpoints say in one sentence which parameter is wrong."""
 
@@ -67,11 +83,16 @@ class CheckedBlocks(gr.Blocks):
         """The handler's arguments."""
         if block_fn.api_visibility == "public":
             check_parameters(block_fn.api_name, block_fn.inputs, inputs)
+        if count_files(inputs) > MAX_FILES + 1:  # and a background image
+            raise gr.Error(TOO_MANY, print_exception=False)
         try:
-            arguments: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
+            async with asyncio.timeout(FETCHING):
+                arguments: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
             return arguments
         except gr.Error:
             raise
+        except TimeoutError:
+            raise gr.Error("Fetching these photos takes too long: send them as files.", print_exception=False) from None
         except gr.exceptions.InvalidPathError:
             raise gr.Error(NOT_HERE, print_exception=False) from None
         except Exception:

@@ -15,13 +15,14 @@ import re
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import IO
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from background_remover.page.files import ONCE, file_store
+from background_remover.page.files import ONCE, file_store, remove
 from background_remover.photos import read_data_url
 from utilities import PhotoError
 
@@ -38,7 +39,8 @@ DRAIN = 2.0  # seconds for which a body that is refused is read on, so that its 
 CHUNK = 1 << 20  # characters of a data: URL that are read at a time
 MAX_HEAD = 256  # characters of a data: URL before its comma
 MAX_ODD = 20_000_000  # characters of a data: URL that is read all at once, being spelled in a rare way
-STORED = "data:,stored:"  # before the path of the file that a data: URL has become
+STORED = "data:,stored:"  # before the name of the folder in which lies what a data: URL held, as PHOTO
+PHOTO = "photo"
 REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 TOO_LARGE = "This is more than can be sent at once: photos may have {0} MB each, {1} MB together."
@@ -90,7 +92,7 @@ async def admitted(scope: Scope, receive: Receive) -> AsyncIterator[Receive]:
     told = Headers(scope=scope).get("content-length", "")
     if told.isdecimal() and int(told) > most:
         raise too_large()
-    with file_store().receiving() as make_room:
+    with file_store().receiving(on_show=is_upload) as make_room:
         counted = Counted(receive, most, make_room, 0 if is_upload else IN_MEMORY)
         if is_upload:
             yield counted
@@ -171,7 +173,7 @@ def refusing(status: int) -> Iterator[None]:
 
 
 def store_data_urls(file: IO[bytes], size: int) -> bytes:
-    """JSON with each data: URL of some length replaced by STORED and the path of a file with what it holds.
+    """JSON with each data: URL replaced by STORED and the name of a folder, in which a file has what it held.
 
     Raises PhotoError for one that can't be read, and RefusedError for more than MAX_BYTES in one, more than MAX_FILES
     and a background image, and more than MAX_REST besides.
@@ -210,23 +212,40 @@ def end_of_string(text: bytes | mmap.mmap, start: int) -> int:
 
 
 def store(text: bytes | mmap.mmap, start: int, end: int) -> bytes:
-    """STORED and the path of a new file with what the data: URL there holds, as JSON has it. Raises PhotoError."""
+    """STORED and the name of a new folder with what the data: URL there held, as JSON has it. Raises PhotoError."""
     if text[start : start + len(STORED)] == STORED.encode():
         return text[start:end]  # a tool's, which has come through here before
     if (end - start) * 3 // 4 > MAX_BYTES * 1.01:
         raise too_large()
-    path = file_store().new_folder(ONCE) / "photo"
+    folder = file_store().new_folder(ONCE)
+    try:
+        with (folder / PHOTO).open("wb") as file:
+            write_data_url(text, start, end, file)
+    except BaseException:
+        remove(folder)
+        raise
+    return f"{STORED}{folder.name}".encode()
+
+
+def write_data_url(text: bytes | mmap.mmap, start: int, end: int, file: IO[bytes]) -> None:
+    """What the data: URL there holds, into a file. Raises PhotoError."""
     head = re.fullmatch(rb"data:[^,\\]*;base64", text[start : start + MAX_HEAD].partition(b",")[0], re.IGNORECASE)
-    with path.open("wb") as file:
-        try:
-            if not head:
-                raise ValueError
+    with contextlib.suppress(ValueError):
+        if head:
             for place in range(start + head.end() + 1, end, CHUNK):
                 file.write(base64.b64decode(text[place : min(place + CHUNK, end)], validate=True))
-        except ValueError:  # spelled otherwise: by the browsers' rules, all at once
-            if end - start > MAX_ODD:
-                raise PhotoError(UNREADABLE) from None
-            file.seek(0)
-            file.truncate()
-            file.write(read_data_url(json.loads(text[start - 1 : end + 1])))
-    return f"{STORED}{path}".encode()
+            return
+    if end - start > MAX_ODD:  # spelled in some other way: by the browsers' rules, all at once
+        raise PhotoError(UNREADABLE)
+    file.seek(0)
+    file.truncate()
+    try:
+        url = json.loads(text[start - 1 : end + 1])
+    except ValueError:  # no JSON
+        raise PhotoError(UNREADABLE) from None
+    file.write(read_data_url(url, max_bytes=MAX_BYTES))
+
+
+def stored_path(url: str) -> Path:
+    """Where what a data: URL held was put, by what it became; wherever else that leads if a client made it up."""
+    return file_store().folder / url.removeprefix(STORED) / PHOTO

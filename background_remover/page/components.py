@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import ImageData, ListFiles
 
-from background_remover.page.bodies import STORED
+from background_remover.page.bodies import STORED, stored_path
 from background_remover.page.files import Upload, file_store
 from background_remover.page.requests import plain_errors
 
@@ -44,7 +44,9 @@ class PhotoInput(gr.Image):
         """The upload's path; that of a data: URL is where `bodies` has put it."""
         if payload is None:
             return None
-        path = (payload.url or "").removeprefix(STORED) if (payload.url or "").startswith("data:") else payload.path
+        url, path = payload.url or "", payload.path
+        if url.startswith("data:"):
+            path = str(stored_path(url)) if url.startswith(STORED) else None
         with plain_errors("an upload"):
             return file_store().admit(path) if path else None
 

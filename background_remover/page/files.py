@@ -31,6 +31,7 @@ EXAMPLES = "examples"  # in it: copies of the example photos, which stay
 ONCE = "once-"  # before the name of what is deleted after the first request that it is given to
 LIFETIME = 3600.0  # seconds after its last use for which a file is kept; RMBG_KEEP_SECONDS
 MAX_DISK = 2000.0  # megabytes, all files together; RMBG_MAX_DISK
+LEAST = 100_000  # bytes for which an entry counts at least, so that their number is bounded as well
 SPARE = 1 / 8  # of the disk's share: kept free before a request, for what it makes
 SWEEPS = 1.0, 600.0  # seconds between two sweeps, at least and at most; half a lifetime otherwise
 LONGEST = 600.0  # seconds after which a request that still runs, or was left, keeps no room for what it makes
@@ -130,27 +131,32 @@ class FileStore:
                     remove(self.folder / name)
 
     @contextmanager
-    def receiving(self) -> Iterator[Callable[[int], None]]:
-        """While something comes in: what is told of each so many bytes of it, and makes room for them.
+    def receiving(self, on_show: bool) -> Iterator[Callable[[int], None]]:
+        """While something comes in, which stays: what is told of the next so many bytes of it, and makes room for them.
 
-        That raises PhotoError if what is in use leaves no room.
+        `on_show` says that what came before them can be seen in the folder, and needs no more room. What makes room
+        raises PhotoError if what is in use leaves none.
         """
-        came = 0
+        token, held = object(), 0
 
         def make_room(byte_count: int) -> None:
-            nonlocal came
+            nonlocal held
             with self._lock:
-                room = self._coming + byte_count
+                before = held if on_show else 0
+                room = self._coming - before + byte_count
                 if self.sweep(room=room) + room > self.max_bytes:
                     raise PhotoError(FULL)
-                self._coming += byte_count
-                came += byte_count
+                self._coming += byte_count - before
+                held += byte_count - before
 
+        with self._lock:
+            self._requests[token] = time.time() - CLOCK_TICK, set()
         try:
             yield make_room
         finally:
             with self._lock:
-                self._coming -= came
+                del self._requests[token]
+                self._coming -= held
 
     def sweep(self, at_most_every: float = 0.0, room: float = 0.0) -> int:
         """Delete what is older than the lifetime and, the oldest first, what is too much; nothing that is in use.
@@ -175,7 +181,7 @@ class FileStore:
                     total -= entry.byte_count
             return total
 
-    def keep_sweeping(self) -> None:
+    def keep_sweeping(self, afterwards: Callable[[], None] = lambda: None) -> None:
         """Sweep now, for what a killed run left, and from time to time, in a thread that ends with the process."""
         pause = min(max(self.lifetime / 2, SWEEPS[0]), SWEEPS[1])
 
@@ -183,6 +189,7 @@ class FileStore:
             while True:
                 try:
                     self.sweep()
+                    afterwards()
                 except Exception:  # whatever it is, the next sweep must come
                     logger.exception("The folder of uploads and results could not be swept")
                 time.sleep(pause)
@@ -210,7 +217,7 @@ class FileStore:
                 except OSError:  # deleted in between, by the request that it was of
                     continue
                 changed, byte_count = max(changed, found.st_ctime), byte_count + found.st_size
-            yield Entry(path, changed, byte_count)
+            yield Entry(path, changed, max(byte_count, LEAST))
 
 
 def walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from pathlib import Path
@@ -12,11 +13,14 @@ import gradio.mcp
 import gradio.queueing
 import gradio.route_utils
 from gradio import processing_utils
+from gradio.utils import error_payload
 from starlette.formparsers import MultiPartException
 
 from background_remover.fetch import fetch
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES
+from background_remover.page.files import file_store
 from background_remover.page.mcp_tools import PictureTools
+from background_remover.page.requests import WRONG
 from utilities import PhotoError
 
 MAX_FIELD = 10_000  # bytes of a field that is no file
@@ -29,7 +33,9 @@ async def download(url: str, cache_dir: str) -> str:
     from those for photos.
     """
     try:
-        return await fetch(url, cache_dir, max_bytes=MAX_BYTES)
+        with file_store().receiving(on_show=True) as make_room:
+            await asyncio.to_thread(make_room, MAX_BYTES)
+            return await fetch(url, cache_dir, max_bytes=MAX_BYTES)
     except PhotoError as error:
         raise gr.Error(str(error), print_exception=False) from None
 
@@ -72,8 +78,8 @@ class UploadParser(gradio.route_utils.GradioMultiPartParser):
 def plain_payload(error: BaseException | None, show_error: bool) -> dict[str, bool | str | float | None]:
     """What a client is told of an error: never nothing, and nothing of the server."""
     if isinstance(error, gr.Error):
-        return gradio.utils.error_payload(error, show_error)
-    return {"error": "Something went wrong here: try again, or try another photo.", "title": "Error", "visible": True}
+        return error_payload(error, show_error)
+    return {"error": WRONG, "title": "Error", "visible": True}
 
 
 def install() -> None:
@@ -82,6 +88,6 @@ def install() -> None:
     gradio.mcp.GradioMCPServer = PictureTools  # type: ignore[misc]
     gradio.route_utils.GradioUploadFile = UnguessableUpload  # type: ignore[misc]
     gradio.route_utils.GradioMultiPartParser = UploadParser  # type: ignore[misc]
-    gradio.queueing.error_payload = plain_payload  # type: ignore[attr-defined]
+    gradio.queueing.error_payload = gradio.utils.error_payload = plain_payload  # type: ignore[attr-defined]
     # It reads all events into a table of pandas whenever one fails, for a page of statistics that is switched off.
     gradio.queueing.Queue.compute_analytics_summary = lambda *_: {}  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ ASGI middleware, the one place for whatever holds for every request.
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
 import os
 import re
@@ -15,11 +16,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from background_remover.page.bodies import RefusedError, admitted
 from background_remover.page.files import read_names
+from background_remover.scheduler import BusyError
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ READ = (
     r"|/gradio_api/(info/?|openapi\.json|theme\.css|startup-events|queue/(data|status)|upload_progress"
     r"|login_check/?|user/?|heartbeat/[\w-]+|call/(v2/)?\w+/\w+|file=(?!(?i:https?:)).+)"
 )
-WRITE = r"/gradio_api/(upload|queue/join|cancel|reset/?|call/(v2/)?\w+/?)"
+WRITE = r"/gradio_api/(upload|queue/join|cancel|reset/?|(run|call|call/v2)/\w+/?)"
 TOOLS = r"/gradio_api/mcp(/.*)?"
 ROUTES = {
     "GET": re.compile(f"{READ}|{TOOLS}", re.DOTALL),
@@ -62,17 +64,31 @@ PAGE_POLICY = "; ".join((
 ))  # fmt: skip
 FILE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox; frame-ancestors 'none'"
 
+CALL = re.compile(r"/gradio_api/call/(?:v2/)?(\w+)/?")
+
 NO_ROUTE = "There is nothing here."
 OTHER_HOST = "This server does not go by that name: use its address, or put the name into RMBG_HOSTS where it runs."
-OTHER_SITE = "Files can't be sent here from other websites: open this page itself."
+OTHER_SITE = (
+    "Nothing can be sent here by the pages of other websites: open this page itself, or call it from a program."
+)
 WRONG = "This request can't be read: see the API's description for its parameters."
 
 
 class Guard:
-    """The middleware. `hosts` are names under which the server is reached, through a proxy, beside its addresses."""
+    """The middleware.
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str] | None = None) -> None:
+    `hosts` are names under which the server is reached, through a proxy, beside its addresses. `expect` is told of each
+    call, by its endpoint and its sender's address, and raises BusyError if there is too much to do.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: Iterable[str] | None = None,
+        expect: Callable[[str, str], None] = lambda *_: None,
+    ) -> None:
         self.app = app
+        self._expect = expect
         self.hosts = frozenset(host.lower() for host in (known_hosts() if hosts is None else hosts))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,7 +116,7 @@ class Guard:
             await RefusedError(422, what_is_wrong(error)).answer(scope, receive, sender)
 
     def _admit(self, scope: Scope) -> None:
-        """Raises RefusedError for another host, another site's uploads, and routes that there are not."""
+        """Raises RefusedError for another host, another site's pages, routes that there are not, and too much to do."""
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
@@ -109,11 +125,16 @@ class Guard:
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in FORWARDED]
         elif "x-gradio-server" in headers:
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"x-gradio-server"]
-        if scope["method"] == "POST" and scope["path"] == "/gradio_api/upload" and from_elsewhere(Headers(scope=scope)):
+        if scope["method"] in ("POST", "DELETE") and from_elsewhere(Headers(scope=scope)):
             raise RefusedError(403, OTHER_SITE)
         routes = ROUTES.get(scope["method"])
         if not (routes and routes.fullmatch(scope["path"])):
             raise RefusedError(404, NO_ROUTE)
+        if scope["method"] == "POST" and (call := CALL.fullmatch(scope["path"])):
+            try:
+                self._expect(call[1], client_address(Request(scope)))
+            except BusyError as error:
+                raise RefusedError(503, str(error)) from None
 
     def _is_ours(self, host: str) -> bool:
         """Whether a Host header is an address, a name that only a local network knows, or one of `hosts`.
@@ -135,10 +156,14 @@ class Guard:
 
 
 class Sender:
-    """Sends on what the app answers, with headers for browsers; knows whether it has begun."""
+    """Sends on what the app answers, with headers for browsers; knows whether it has begun.
+
+    What FastAPI says of a body that it can't read is as long as that body, and becomes one sentence.
+    """
 
     def __init__(self, path: str, send: Send) -> None:
         self.started = False
+        self._unread: Message | None = None  # the start of such an answer
         self._is_file = path.startswith("/gradio_api/file=")
         self._send = send
 
@@ -151,6 +176,16 @@ class Sender:
             headers["Content-Security-Policy"] = FILE_POLICY if self._is_file else PAGE_POLICY
             if not ON_A_SPACE:
                 headers["X-Frame-Options"] = "SAMEORIGIN"
+            if message["status"] == 422:
+                self._unread = message
+                return
+        if self._unread is not None:
+            start, self._unread = self._unread, None
+            if b'"detail":[' in message.get("body", b"")[:20]:
+                body = json.dumps({"detail": WRONG, "error": WRONG}).encode()
+                MutableHeaders(scope=start)["Content-Length"] = str(len(body))
+                message = {"type": "http.response.body", "body": body}
+            await self._send(start)
         await self._send(message)
 
 

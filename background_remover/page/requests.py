@@ -25,7 +25,7 @@ from gradio.context import LocalContext
 from background_remover.page.files import file_store
 from background_remover.page.guard import client_address, listeners
 from background_remover.page.turns import current_job, scheduler
-from background_remover.scheduler import WAITING, AbandonedError, Client, Job, Kind
+from background_remover.scheduler import WAITING, AbandonedError, BusyError, Client, Job, Kind
 from utilities import PhotoError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,11 @@ Steps = Generator[Any, None, None]
 
 END = object()
 
-_newest: dict[str, Work] = {}  # of each session that has one
+WRONG = "Something went wrong here: try again, or try another photo."
+
+kinds: dict[str, Kind] = {}  # of handlers by name
+
+_on_page: dict[str, list[Work]] = {}  # that run, of each session whose page has some
 # One for each job that there can be, and some for those that have been left and end: none waits for another's thread.
 _threads = ThreadPoolExecutor(sum(most for *_, most in WAITING.values()) + 64, thread_name_prefix="job")
 
@@ -57,37 +61,56 @@ def plain_errors(name: str) -> Iterator[None]:
         raise
     except Exception:
         logger.exception("%s failed", name)
-        message = "Something went wrong here: try again, or try another photo."
-        raise gr.Error(message, print_exception=False) from None
+        raise gr.Error(WRONG, print_exception=False) from None
 
 
 # --- handlers ---
 
 
-def plainly(kind: Kind, newest: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def plainly(
+    kind: Kind, on_page: bool = False, refused: Callable[[str], Any] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A handler, or one that yields, as a job of that kind with `plain_errors`; its files stay while it runs.
 
-    With `newest` a visitor has only one at a time: for the same first argument the one that runs already, else the
-    newest; the others come to nothing, which is {}.
+    With `on_page` it changes the pictures of a page, of whose photos only the newest counts: it ends what else is done
+    for that page, except for the same photo, its first argument, and until it has ended edits come to nothing, which is
+    {}. `refused` gives what stands for its results where there is too much to do.
     """
 
     def wrap(handler: Callable[..., Any]) -> Callable[..., Any]:
         steps = handler if inspect.isgeneratorfunction(handler) else _one_step(handler)
+        kinds[handler.__name__] = kind
+
+        async def run(inputs: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
+            try:
+                async with contextlib.aclosing(_run(kind, on_page, steps, inputs, handler.__name__)) as values:
+                    async for value in values:
+                        yield value
+            except BusyError as error:
+                if refused is None:
+                    raise gr.Error(str(error), print_exception=False) from None
+                yield refused(str(error))
 
         @functools.wraps(handler)
         async def answer(*inputs: Any) -> Any:
-            async with contextlib.aclosing(_run(kind, newest, steps, inputs)) as values:
+            async with contextlib.aclosing(run(inputs)) as values:
                 return await anext(values)
 
         @functools.wraps(handler)
         async def answer_in_turn(*inputs: Any) -> AsyncGenerator[Any, None]:
-            async with contextlib.aclosing(_run(kind, newest, steps, inputs)) as values:
+            async with contextlib.aclosing(run(inputs)) as values:
                 async for value in values:
                     yield value
 
         return answer_in_turn if inspect.isgeneratorfunction(handler) else answer
 
     return wrap
+
+
+def expect(name: str, address: str) -> None:
+    """A call of that handler has come from there. Raises BusyError if it is clear by now that it can't be admitted."""
+    if kind := kinds.get(name):
+        scheduler().expect(kind, address)
 
 
 def _one_step(handler: Callable[..., Any]) -> Callable[..., Steps]:
@@ -98,24 +121,24 @@ def _one_step(handler: Callable[..., Any]) -> Callable[..., Steps]:
 
 
 async def _run(
-    kind: Kind, newest: bool, handler: Callable[..., Steps], inputs: tuple[Any, ...]
+    kind: Kind, on_page: bool, handler: Callable[..., Steps], inputs: tuple[Any, ...], name: str
 ) -> AsyncGenerator[Any, None]:
-    """What the handler yields, step by step in a thread; the job ends when its last step has, whoever has gone."""
-    name = handler.__name__
+    """What the handler yields, step by step in a thread; the job ends when its last step has, whoever has gone.
+
+    Raises BusyError.
+    """
     client, event = who_asks()
-    before = _newest.get(client.session) if newest else None
-    if before and before.wanted and before.first_input == inputs[0]:
+    beside = [work for work in _on_page.get(client.session, ()) if work.wanted] if on_page else []
+    photos = [work for work in beside if work.kind == "photo"]
+    if photos and (kind != "photo" or any(work.first_input == inputs[0] for work in photos)):
         yield {}
         return
-    with plain_errors(name):
-        job = scheduler().admit(kind, client, lambda: listeners.heard(client.session, event))
-    context = contextvars.copy_context()
-    context.run(current_job.set, job)
-    work = Work(job, context, handler, inputs, name)
-    if before:
-        before.replace()
-    if newest:
-        _newest[client.session] = work
+    job = scheduler().admit(kind, client, lambda: listeners.heard(client.session, event))
+    work = Work(job, handler, inputs, name)
+    if on_page:
+        for other in beside if kind == "photo" else ():
+            other.replace()
+        _on_page.setdefault(client.session, []).append(work)
     listeners.on_leaving(client.session, event, work.leave)
     try:
         while (value := await work.step()) is not END:
@@ -123,25 +146,22 @@ async def _run(
     finally:
         work.leave()
         listeners.forget(work.leave)
-        if _newest.get(client.session) is work:
-            del _newest[client.session]
+        if on_page:
+            _on_page[client.session].remove(work)
+            if not _on_page[client.session]:
+                del _on_page[client.session]
 
 
 class Work:
     """A handler that yields, as it runs; closed by whoever comes last, its thread or the one who waits for it."""
 
-    def __init__(
-        self,
-        job: Job,
-        context: contextvars.Context,
-        handler: Callable[..., Steps],
-        inputs: tuple[Any, ...],
-        name: str,
-    ) -> None:
-        self._job, self._context, self._name = job, context, name
+    def __init__(self, job: Job, handler: Callable[..., Steps], inputs: tuple[Any, ...], name: str) -> None:
+        self._job, self._name = job, name
+        self._context = contextvars.copy_context()
+        self._context.run(current_job.set, job)
         self._steps = self._with_files(handler, inputs)
         self._running: asyncio.Future[Any] | None = None
-        self.first_input = inputs[0] if inputs else None
+        self.kind, self.first_input = job.kind, inputs[0] if inputs else None
         self._replaced = False
         self._ended = False
 
@@ -165,7 +185,7 @@ class Work:
 
     def _done(self, running: asyncio.Future[Any]) -> None:
         running.cancelled() or running.exception()  # nobody may be there to be told
-        if self._job.left:
+        if not self.wanted:
             self._close()
 
     def _next(self) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextvars
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +14,15 @@ from background_remover.cutout import Cutout, Finish
 from background_remover.decoding import Photo
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES
 from background_remover.page.files import NOT_HERE, Upload, number_setting
+from background_remover.photos import MAX_PIXELS as LARGEST_RESULT
+from background_remover.photos import PhotoHeader
 from background_remover.sandbox import Sandbox
 from background_remover.scheduler import Job, Scheduler
 from utilities import PhotoError
 
 MAX_PIXELS = 2**26  # of a photo, 67 million: the largest full-frame cameras and 64-megapixel phones; RMBG_MAX_PIXELS
-WORK = 5  # bytes that the work on a photo needs for each byte of its pixels
+WORK = 6  # bytes that the work on a photo takes for each byte of its pixels, these included
+FRAMED = 25  # bytes that a crop or a canvas takes for each of its pixels
 
 NO_PHOTO = "There is no photo yet: choose one first."
 
@@ -50,46 +53,58 @@ class Opened(NamedTuple):
 
     photo: Photo
     matte: Photo | None
-    backdrop: Photo | None
+    finish: Finish  # its background image opened
 
 
 @contextmanager
-def turn(photo: Upload | None, matte: Upload | None = None, backdrop: Upload | None = None) -> Iterator[Opened]:
+def turn(photo: Upload | None, finish: Finish, matte: Upload | None = None) -> Iterator[Opened]:
     """A photo opened, and what belongs to it; while it runs there is memory for the work on them, and a slot.
 
-    Raises PhotoError, AbandonedError.
+    Raises PhotoError, before anything is opened for a finish that can't be made of any photo; AbandonedError.
     """
     if photo is None:
         raise PhotoError(NO_PHOTO)
-    with _turn((photo, matte, backdrop)) as opened:
-        yield Opened(*opened)  # type: ignore[arg-type]  # the first is none only where its upload is
-
-
-@contextmanager
-def edit_turn(photo: Upload, matte: Upload, finish: Finish) -> Iterator[Finish]:
-    """A turn for another look of a photo that may still be at hand, and so is not opened; its background image is.
-
-    Raises PhotoError, AbandonedError.
-    """
-    if not (Path(photo).is_file() and Path(matte).is_file()):
-        raise PhotoError("This photo has since been deleted here: choose it again.")
-    with _turn((check_finish(finish),), beside=(photo,)) as (backdrop,):
-        yield replace(finish, background_image=backdrop)
-
-
-@contextmanager
-def _turn(uploads: Sequence[Upload | None], beside: Sequence[Upload] = ()) -> Iterator[list[Photo | None]]:
-    """`beside` are files that are worked on as well, and count, but are not opened."""
-    job = current_job.get()
-    files = [file for file in (*uploads, *beside) if file]
-    if not all(Path(file).is_file() for file in files):
+    check_finish(finish)
+    files = [file for file in (photo, matte, finish.background_image) if file]
+    if not all(Path(str(file)).is_file() for file in files):
         raise PhotoError(NOT_HERE)
-    headers = [sandbox().measure(file, job.check) for file in files]
-    with scheduler().memory(job, WORK * sum(header.byte_count for header in headers)):
-        photos = [sandbox().open(upload, job.check) if upload else None for upload in uploads]
+    job = current_job.get()
+    headers = [sandbox().measure(str(file), job.check) for file in files]
+    with scheduler().memory(job, needed(headers, finish)):
+        opened = Opened(open_upload(photo), open_upload(matte) if matte else None, open_finish(finish))
         with scheduler().slot(job):
             job.check()
-            yield photos
+            yield opened
+
+
+@contextmanager
+def page_turn(photo: Upload, finish: Finish) -> Iterator[None]:
+    """A turn in which nothing is opened yet: for the page, which may have the photo at hand.
+
+    It opens what it has not by `open_upload` and `open_finish`, one by one, so that what is wrong with the background
+    does not lose the photo. Raises PhotoError if it is the photo, AbandonedError.
+    """
+    job = current_job.get()
+    if not Path(photo).is_file():
+        raise PhotoError("This photo has since been deleted here: choose it again.")
+    headers = [sandbox().measure(photo, job.check)]
+    if finish.background_image is not None:
+        with suppress(PhotoError):
+            headers.append(sandbox().measure(str(finish.background_image), job.check))
+    with scheduler().memory(job, needed(headers, finish)), scheduler().slot(job):
+        job.check()
+        yield
+
+
+def needed(headers: list[PhotoHeader], finish: Finish) -> int:
+    """Bytes that the work on a photo and what belongs to it may take; the first header is the photo's."""
+    width, height = headers[0].size
+    pixels = 0.0
+    if finish.size:
+        pixels = finish.size[0] * finish.size[1]
+    elif finish.crop:
+        pixels = min(width * height * (1 + 2 * finish.margin) ** 2, LARGEST_RESULT)
+    return int(WORK * sum(header.byte_count for header in headers) + FRAMED * pixels)
 
 
 def open_upload(upload: Upload) -> Photo:
@@ -97,17 +112,18 @@ def open_upload(upload: Upload) -> Photo:
     return sandbox().open(upload, check_wanted)
 
 
-def check_finish(finish: Finish) -> Upload | None:
-    """The path of the background image, if there is one; all else is checked, before any photo is opened.
+def open_finish(finish: Finish) -> Finish:
+    """A finish with its background image opened, within a turn. Raises PhotoError."""
+    if finish.background_image is None:
+        return finish
+    return replace(finish, background_image=open_upload(str(finish.background_image)))
 
-    Raises PhotoError for what can't be made of any cutout.
-    """
-    backdrop = finish.background_image
-    if backdrop is None:
-        finish.check()
-        return None
-    replace(finish, background="transparent", background_image=None).check()
-    return str(backdrop)
+
+def check_finish(finish: Finish) -> None:
+    """Raises PhotoError for what can't be made of any cutout; the background image is not looked at."""
+    if finish.background_image is not None:
+        finish = replace(finish, background="transparent", background_image=None)
+    finish.check()
 
 
 def check_count(photos: list[str] | None) -> list[str]:
@@ -126,17 +142,19 @@ class BatchTurns:
     """
 
     def __init__(self, finish: Finish) -> None:
-        self._backdrop = check_finish(finish)
-        with _turn((self._backdrop,)):
-            pass  # it can be opened
-        self.finish = finish
+        check_finish(finish)
+        self._wanted = self.finish = finish
+        if finish.background_image is not None:
+            with page_turn(str(finish.background_image), Finish()):
+                open_finish(finish)  # it can be
 
     @contextmanager
     def open(self, path: Path) -> Iterator[Photo]:
         """While it runs, the photo's turn. The background image is opened each time, since nothing is held between."""
-        with turn(str(path), backdrop=self._backdrop) as opened:
-            self.finish = replace(self.finish, background_image=opened.backdrop)
+        with turn(str(path), self._wanted) as opened:
+            self.finish = opened.finish
             yield opened.photo
+        self.finish = self._wanted
 
     def save(self, cutout: Cutout, path: Path) -> None:
         """The result's file, within the turn."""

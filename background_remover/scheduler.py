@@ -124,7 +124,7 @@ class Scheduler:
             from_there = self._coming.setdefault((kind, address), deque())
             _, of_one, of_all = WAITING[kind]
             if len(of_address) + len(from_there) >= of_one or len(jobs) + coming >= of_all:
-                raise self._busy(kind, len(jobs))
+                raise self._busy(kind, len(jobs) + coming)
             from_there.append(now)
 
     def admit(self, kind: Kind, client: Client, heard: Callable[[], bool] = lambda: True) -> Job:

@@ -408,8 +408,8 @@ def test_what_fastapi_says_of_a_body_is_not_told():
 
     with served(Guard(app, ())) as port:
         url = f"http://127.0.0.1:{port}/gradio_api/queue/join"
-        assert httpx.post(url, params="list").json() == {"detail": module.WRONG, "error": module.WRONG}
-        kept = httpx.post(url, params="text")
+        assert httpx.post(f"{url}?list").json() == {"detail": module.WRONG, "error": module.WRONG}
+        kept = httpx.post(f"{url}?text")
         assert kept.json() == {"detail": said["text"]}
         assert "Content-Security-Policy" in kept.headers
 

@@ -66,6 +66,7 @@ class Job:
     since: float  # when it was admitted, in seconds of the monotonic clock
     heard: Callable[[], bool] = lambda: True  # whether somebody listens for its result just now
     left: bool = False
+    large: bool = False  # what its turn is about
 
     def check(self) -> None:
         """Raises AbandonedError if nobody waits for it any longer; called between the steps of its work."""
@@ -85,6 +86,7 @@ class Wait:
     what: str
     fits: Callable[[], bool]
     since: float
+    yields: Callable[[], bool]  # whether others may always go before it
 
 
 class Scheduler:
@@ -97,7 +99,7 @@ class Scheduler:
         self._jobs: set[Job] = set()
         self._coming: dict[tuple[Kind, str], deque[float]] = {}  # by kind and address, since when
         self._turns: Counter[str] = Counter()  # that run, of each session and each address
-        self._slots = dict.fromkeys(SLOTS, 0)
+        self._slots: dict[str, list[bool]] = {kind: [] for kind in SLOTS}  # whether those that work are slow ones
         self._waiting: list[Wait] = []
         self._changed = threading.Condition()
         self._seconds = {kind: deque([2.0], RECENT) for kind in WAITING}
@@ -184,6 +186,7 @@ class Scheduler:
         share = "large" if byte_count > self._memory[share] else share
         byte_count = min(byte_count, self._memory[share])
         with self._changed:
+            job.large = share == "large"
             self._wait(job, f"memory {share}", lambda: self._claimed[share] + byte_count <= self._memory[share])
             self._claimed[share] += byte_count
             self._turns.update((f"session {job.client.session}", f"address {job.client.address}"))
@@ -202,23 +205,34 @@ class Scheduler:
 
     @contextmanager
     def slot(self, job: Job) -> Iterator[None]:
-        """While it runs, the job is one of the few of its kind that work. Waits; raises AbandonedError."""
+        """While it runs, the job is one of the few of its kind that work. Waits; raises AbandonedError.
+
+        Large photos, and those for which nobody listens, never have all slots: in one of them a small photo is next.
+        """
         kind = "edit" if job.kind == "edit" else "photo"
+
+        def is_slow() -> bool:
+            return job.large or self._makes_way(job, time.monotonic())
+
+        def fits() -> bool:
+            return len(self._slots[kind]) < SLOTS[kind] and not (is_slow() and True in self._slots[kind])
+
         with self._changed:
-            self._wait(job, f"slot {kind}", lambda: self._slots[kind] < SLOTS[kind])
-            self._slots[kind] += 1
+            self._wait(job, f"slot {kind}", fits, is_slow)
+            slow = is_slow()
+            self._slots[kind].append(slow)
         start = time.monotonic()
         try:
             yield
         finally:
             with self._changed:
-                self._slots[kind] -= 1
+                self._slots[kind].remove(slow)
                 self._seconds[job.kind].append(time.monotonic() - start)
                 self._changed.notify_all()
 
-    def _wait(self, job: Job, what: str, fits: Callable[[], bool]) -> None:
+    def _wait(self, job: Job, what: str, fits: Callable[[], bool], yields: Callable[[], bool] = lambda: False) -> None:
         """Until `fits`, and none comes before it."""
-        wait = Wait(job, what, fits, time.monotonic())
+        wait = Wait(job, what, fits, time.monotonic(), yields)
         self._waiting.append(wait)
         try:
             while True:
@@ -239,7 +253,7 @@ class Scheduler:
         for wait in sorted(waiting, key=self._rank):
             if wait.fits():
                 return wait
-            if time.monotonic() - wait.since > PATIENCE:
+            if time.monotonic() - wait.since > PATIENCE and not wait.yields():
                 break
         return None
 

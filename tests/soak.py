@@ -231,9 +231,11 @@ class Visitor:
 
     def cancel(self, endpoint: str, values: tuple[Any, ...], seconds: float) -> None:
         """Cancel after a while, as Gradio's clients do."""
+        functions = {one["api_name"]: one["id"] for one in self._client.get("/config").json()["dependencies"]}
         event = self.send(endpoint, *values)
         time.sleep(seconds)
-        self._client.post("/gradio_api/cancel", json={"session_hash": event, "event_id": event, "fn_index": 0})
+        told = {"session_hash": event, "event_id": event, "fn_index": functions[endpoint]}
+        self._client.post("/gradio_api/cancel", json=told)
 
 
 class Account:
@@ -405,7 +407,10 @@ def hostile_requests() -> dict[str, Hostile]:
         "WebP of 89 megapixels in few bytes": made.webp(16383, 5461),
     }
     requests: dict[str, Hostile] = {name: file_sender(data) for name, data in files.items()}
-    requests["the first of these, cancelled 20 times"] = lambda account, visitor: cancel_many(
+    requests["WebP of 67 megapixels, cancelled 20 times"] = lambda account, visitor: cancel_many(
+        visitor, made.webp(8191, 8191), 20
+    )
+    requests["WebP of 67 megapixels, 20 for which nobody listens"] = lambda account, visitor: send_many(
         visitor, made.webp(8191, 8191), 20
     )
     requests["JSON of 900 MB"] = lambda account, visitor: (
@@ -436,6 +441,14 @@ def cancel_many(visitor: Visitor, data: bytes, count: int) -> float:
     start = time.monotonic()
     for _ in range(count):
         visitor.cancel("cutout", (photo,), 0.2)
+    return (time.monotonic() - start) / count
+
+
+def send_many(visitor: Visitor, data: bytes, count: int) -> float:
+    photo = visitor.upload("photo", data)
+    start = time.monotonic()
+    for _ in range(count):
+        visitor.send("cutout", photo)
     return (time.monotonic() - start) / count
 
 

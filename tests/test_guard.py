@@ -257,6 +257,19 @@ def test_the_names_are_read_from_the_environment(monkeypatch):
     assert Guard(Echo()).hosts == known_hosts()
 
 
+def test_where_only_the_path_at_a_proxy_is_known_it_is_believed_whatever_its_name(start, monkeypatch):
+    for name in ("RMBG_HOSTS", "SPACE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    assert known_hosts() == set()
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "/tools")
+    server = start(*known_hosts())
+    answer = server.ask("/", "X-Forwarded-Host: any.example", host="other.example")
+    assert answer.split()[1] == "200"
+    assert forwarded(answer) == {"x-forwarded-host": "any.example"}
+    monkeypatch.setenv("RMBG_HOSTS", "a.example")
+    assert known_hosts() == {"a.example"}
+
+
 def test_a_host_headers_name_is_what_stands_before_the_port():
     pairs = {"A.b:80": "a.b", "a": "a", "[::1]:80": "::1", "[::1]": "::1", " a ": "a", "": ""}
     assert {host: host_name(host) for host in pairs} == pairs
@@ -397,7 +410,7 @@ def test_what_fastapi_says_of_a_body_is_not_told():
     """It repeats the whole of what it could not read."""
     said = {
         "list": [{"loc": ["body"], "msg": "Input should be a valid list", "input": "secret" * 1000}],
-        "text": "a sentence of Gradio's",
+        "sentence": "There was an error parsing the body",
     }
 
     async def app(scope: dict, receive: object, send: Callable) -> None:
@@ -408,10 +421,10 @@ def test_what_fastapi_says_of_a_body_is_not_told():
 
     with served(Guard(app, ())) as port:
         url = f"http://127.0.0.1:{port}/gradio_api/queue/join"
-        assert httpx.post(f"{url}?list").json() == {"detail": module.WRONG, "error": module.WRONG}
-        kept = httpx.post(f"{url}?text")
-        assert kept.json() == {"detail": said["text"]}
-        assert "Content-Security-Policy" in kept.headers
+        for what in said:
+            answer = httpx.post(f"{url}?{what}")
+            assert answer.json() == {"detail": module.WRONG, "error": module.WRONG}
+            assert "Content-Security-Policy" in answer.headers
 
 
 def test_a_call_for_which_there_is_no_place_is_refused_before_it_is_read():

@@ -333,6 +333,34 @@ def test_nobody_starves(scheduler, monkeypatch, seed):
     assert max(passed) < 200
 
 
+@pytest.mark.parametrize("why", ["large", "unheard"])
+def test_slow_ones_leave_a_slot_for_the_next_small_photo(take, monkeypatch, why):
+    """Else a small photo would wait for whole turns of two of them, whoever sends them."""
+    monkeypatch.setattr(module, "UNHEARD", 0.0)
+    monkeypatch.setattr(module, "PATIENCE", 0.1)  # not even one that has waited for long keeps it
+    slow = [
+        take(byte_count=MEMORY["other"] + 1 if why == "large" else 1, heard=lambda: why == "large") for _ in range(3)
+    ]
+    assert begun(slow[0])
+    assert waits(*slow[1:])
+    small = take()
+    assert begun(small)
+    small.end()
+    assert waits(*slow[1:])
+    slow[0].end()
+    assert begun(slow[1])
+
+
+def test_whoever_is_heard_again_is_slow_no_longer(take, monkeypatch):
+    monkeypatch.setattr(module, "UNHEARD", 0.0)
+    heard = threading.Event()
+    assert begun(take(heard=lambda: False))
+    second = take(heard=heard.is_set)
+    assert waits(second)
+    heard.set()
+    assert begun(second)
+
+
 # --- who leaves ---
 
 

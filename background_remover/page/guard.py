@@ -43,6 +43,7 @@ ROUTES = {
 
 # Headers that a proxy sets, from which Gradio makes URLs: only a proxy that is configured is believed.
 FORWARDED = {b"forwarded", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-for", b"x-gradio-server"}
+ANY = "*"  # among the hosts: whatever the proxy says
 ON_A_SPACE = "SPACE_ID" in os.environ  # Hugging Face's proxy is before us, and its site shows the page in a frame
 
 SHARED = [".gradio.live"] if os.environ.get("GRADIO_SHARE") == "True" else []  # Gradio's tunnel
@@ -142,7 +143,7 @@ class Guard:
         A page of somebody else's can have its own name lead here, and would then be the same site to the browser.
         """
         name = host_name(host)
-        if name in self.hosts:
+        if name in self.hosts or ANY in self.hosts:
             return True
         if re.fullmatch(r"[a-z0-9_.-]+", name) and (
             "." not in name or name.endswith((".localhost", ".local", *SHARED))
@@ -158,13 +159,14 @@ class Guard:
 class Sender:
     """Sends on what the app answers, with headers for browsers; knows whether it has begun.
 
-    What FastAPI says of a body that it can't read is as long as that body, and becomes one sentence.
+    What FastAPI says of a body that it can't read, which may repeat that body, becomes one sentence.
     """
 
     def __init__(self, path: str, send: Send) -> None:
         self.started = False
         self._unread: Message | None = None  # the start of such an answer
         self._is_file = path.startswith("/gradio_api/file=")
+        self._is_upload = path.startswith("/gradio_api/upload")
         self._send = send
 
     async def __call__(self, message: Message) -> None:
@@ -176,12 +178,12 @@ class Sender:
             headers["Content-Security-Policy"] = FILE_POLICY if self._is_file else PAGE_POLICY
             if not ON_A_SPACE:
                 headers["X-Frame-Options"] = "SAMEORIGIN"
-            if message["status"] == 422:
+            if message["status"] in (400, 422) and not self._is_upload:
                 self._unread = message
                 return
         if self._unread is not None:
             start, self._unread = self._unread, None
-            if b'"detail":[' in message.get("body", b"")[:20]:
+            if b'"error":' not in message.get("body", b""):
                 body = json.dumps({"detail": WRONG, "error": WRONG}).encode()
                 MutableHeaders(scope=start)["Content-Length"] = str(len(body))
                 message = {"type": "http.response.body", "body": body}
@@ -190,8 +192,9 @@ class Sender:
 
 
 def known_hosts() -> frozenset[str]:
-    """RMBG_HOSTS, names with commas between them, and the Space's own."""
-    return frozenset((*read_names("RMBG_HOSTS"), *read_names("SPACE_HOST")))
+    """RMBG_HOSTS, names with commas between them, and the Space's own; any where only the path at a proxy is known."""
+    hosts = frozenset((*read_names("RMBG_HOSTS"), *read_names("SPACE_HOST")))
+    return hosts or frozenset({ANY} if os.environ.get("GRADIO_ROOT_PATH") else ())
 
 
 def host_name(host: str) -> str:

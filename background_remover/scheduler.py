@@ -30,7 +30,7 @@ WAITING = {"photo": (8, 32, 64), "edit": (8, 32, 64), "batch": (2, 4, 8)}  # job
 # the other edits a third.
 MEMORY = {"large": 1_300_000_000, "other": 450_000_000, "edit": 350_000_000}
 TRIM = 300_000_000  # bytes of a turn before and after which freed memory is given back to the system
-KEPT = 1_000_000_000  # bytes of freed memory above which it is, too: the network needs 900 MB of it at every photo
+KEPT = 1_500_000_000  # bytes of freed memory above which it is, too: the network needs 900 MB of it at every photo
 POLL = 0.1  # seconds between two looks at whether somebody still waits
 UNHEARD = 0.5  # seconds after which a job for whose result nobody listens makes way for another
 PATIENCE = 10.0  # seconds for which a photo of a batch lets single ones go before it, and a large one smaller ones
@@ -47,6 +47,10 @@ class BusyError(PhotoError):
 
 class AbandonedError(BaseException):
     """Nobody waits for this work any longer. No `Exception`, so that no handler of those goes on with it."""
+
+
+class PostponedError(BaseException):
+    """Others go before this work, which starts anew later. No `Exception` either."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Scheduler:
         self._jobs: set[Job] = set()
         self._coming: dict[tuple[Kind, str], deque[float]] = {}  # by kind and address, since when
         self._turns: Counter[str] = Counter()  # that run, of each session and each address
-        self._slots: dict[str, list[bool]] = {kind: [] for kind in SLOTS}  # whether those that work are slow ones
+        self._slots: dict[str, list[Job]] = {kind: [] for kind in SLOTS}  # those that work
         self._waiting: list[Wait] = []
         self._changed = threading.Condition()
         self._seconds = {kind: deque([2.0], RECENT) for kind in WAITING}
@@ -211,24 +215,37 @@ class Scheduler:
         """
         kind = "edit" if job.kind == "edit" else "photo"
 
-        def is_slow() -> bool:
-            return job.large or self._makes_way(job, time.monotonic())
+        def is_slow(one: Job = job) -> bool:
+            return one.large or self._makes_way(one, time.monotonic())
 
         def fits() -> bool:
-            return len(self._slots[kind]) < SLOTS[kind] and not (is_slow() and True in self._slots[kind])
+            have = self._slots[kind]
+            return len(have) < SLOTS[kind] and not (is_slow() and any(map(is_slow, have)))
 
         with self._changed:
             self._wait(job, f"slot {kind}", fits, is_slow)
-            slow = is_slow()
-            self._slots[kind].append(slow)
+            self._slots[kind].append(job)
         start = time.monotonic()
         try:
             yield
         finally:
             with self._changed:
-                self._slots[kind].remove(slow)
+                self._slots[kind].remove(job)
                 self._seconds[job.kind].append(time.monotonic() - start)
                 self._changed.notify_all()
+
+    def check(self, job: Job) -> None:
+        """Raises AbandonedError as `Job.check`, and PostponedError for one photo that nobody listens for just now while
+        somebody does for another that is as far.
+        """
+        job.check()
+        now = time.monotonic()
+        if job.kind != "batch" and self._makes_way(job, now):
+            with self._changed:
+                kind = "edit" if job.kind == "edit" else "photo"
+                others = [other for other in self._slots[kind] if other is not job]
+            if any(not self._makes_way(other, now) for other in others):
+                raise PostponedError
 
     def _wait(self, job: Job, what: str, fits: Callable[[], bool], yields: Callable[[], bool] = lambda: False) -> None:
         """Until `fits`, and none comes before it."""

@@ -72,6 +72,14 @@ def test_every_background_can_be_chosen(page, refined):
     wait_shows(page, "cutout", refined.image)
 
 
+def test_what_is_chosen_while_the_network_has_the_photo_counts(page, refined):
+    upload(page, PERSON)
+    expect(page.locator("#photo img")).to_be_visible()
+    choose(page, "background", "Black")
+    wait_done(page)
+    wait_shows(page, "cutout", refined.composite("#000000"))
+
+
 def test_the_subject_is_framed(page, refined):
     start_with(page, PERSON)
     unfold(page, "frame")

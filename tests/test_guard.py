@@ -4,17 +4,15 @@ import asyncio
 import json
 import logging
 import re
-import threading
-import time
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from asgi import Echo, connect, head, send_raw, served
+from asgi import Echo, head, send_raw, served
 from starlette.requests import Request
 
 from background_remover.page import guard as module
-from background_remover.page.guard import Guard, client_address, heard_by, host_name, known_hosts, listeners
+from background_remover.page.guard import Guard, client_address, host_name, known_hosts
 from background_remover.scheduler import BusyError
 
 
@@ -470,73 +468,3 @@ def test_a_call_that_gradio_can_not_read_is_told_in_one_sentence_and_other_fault
         "The parameter 'image' is missing: give it a value."
     )
     assert module.what_is_wrong(TypeError("/srv/app/secret.py")) == module.WRONG
-
-
-# --- who listens ---
-
-
-def scope(path: str, query: str = "", method: str = "GET") -> dict:
-    return {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": []}
-
-
-def test_a_request_for_results_listens_for_its_session_or_its_event():
-    assert heard_by(scope("/gradio_api/queue/data", "session_hash=abc")) == "abc"
-    assert heard_by(scope("/gradio_api/queue/data", "a=b&session_hash=abc&c=d")) == "abc"
-    assert heard_by(scope("/gradio_api/queue/data", "not_session_hash=abc")) == ""
-    assert heard_by(scope("/gradio_api/queue/data")) == ""
-    assert heard_by(scope("/gradio_api/call/cutout/e1")) == "e1"
-    assert heard_by(scope("/gradio_api/call/v2/cutout/e1")) == "e1"
-    assert heard_by(scope("/gradio_api/call/cutout")) == ""
-    assert heard_by(scope("/gradio_api/queue/data", "session_hash=abc", "POST")) == ""
-    assert heard_by(scope("/gradio_api/queue/data", "session_hash=%ff\xff")) == "%ff\xc3\xbf"
-
-
-def test_whoever_leaves_last_ends_what_was_for_them_alone():
-    left: list[str] = []
-    first, second = (lambda: left.append("first")), (lambda: left.append("second"))
-    listeners.on_leaving("session 1", "event 1", first)
-    listeners.on_leaving("session 2", "", second)
-    try:
-        with listeners.listening("another"), listeners.listening(""):
-            pass
-        assert left == []
-        with listeners.listening("session 1"):
-            with listeners.listening("session 1"), listeners.listening("event 1"):
-                assert listeners.heard("session 1", "")
-            assert left == []
-            assert listeners.heard("x", "session 1")
-        assert left == ["first"]
-        assert not listeners.heard("session 1", "event 1", "", "session 2")
-        listeners.forget(second)
-        with listeners.listening("session 2"):
-            pass
-        assert left == ["first"]
-    finally:
-        listeners.forget(first)
-        listeners.forget(second)
-
-
-def test_a_client_that_goes_away_is_noticed():
-    left = threading.Event()
-
-    async def app(scope: dict, receive: Callable, send: Callable) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"data: \n\n", "more_body": True})
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    listeners.on_leaving("visitor", "", left.set)
-    try:
-        with served(Guard(app, ())) as port, connect(port) as connection:
-            connection.sendall(head("GET /gradio_api/queue/data?session_hash=visitor"))
-            connection.recv(1000)
-            deadline = time.monotonic() + 5
-            while not listeners.heard("visitor") and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert listeners.heard("visitor")
-            assert not left.is_set()
-            connection.close()
-            assert left.wait(5)
-        assert not listeners.heard("visitor")
-    finally:
-        listeners.forget(left.set)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 import threading
 import time
@@ -19,7 +20,7 @@ from background_remover.page.files import FileStore
 from background_remover.page.guard import listeners
 from background_remover.page.requests import by_name, plainly
 from background_remover.page.turns import current_job
-from background_remover.scheduler import WAITING, BusyError, Client, Scheduler
+from background_remover.scheduler import WAITING, BusyError, Client, PostponedError, Scheduler
 from utilities import PhotoError
 
 SOON = 5.0  # seconds in which a thread gets to what it may do
@@ -263,6 +264,52 @@ def test_whenever_calls_are_cancelled_nothing_is_left_of_them(scheduler, caplog,
 def test_there_is_a_thread_for_every_job_that_there_can_be():
     """Else jobs that wait for each other's memory could have all threads, and what would free it none."""
     assert requests._threads._max_workers > sum(most for *_, most in WAITING.values())
+
+
+def test_what_was_postponed_starts_anew(scheduler):
+    tries = []
+
+    @plainly("photo")
+    def handler(value: str) -> str:
+        tries.append(value)
+        if len(tries) < 3:
+            raise PostponedError
+        return value
+
+    assert run(handler("a")) == "a"
+    assert tries == ["a"] * 3
+    assert all_ended(scheduler)
+
+
+def test_nothing_is_begun_for_whoever_has_left(scheduler):
+    begun = []
+
+    @plainly("photo")
+    def handler(value: str) -> None:
+        begun.append(value)
+
+    async def ask() -> None:
+        LocalContext.event_id.set("event 9")
+        with listeners.listening("event 9"):
+            pass
+        await handler("a")
+
+    with pytest.raises(gr.Error, match="nobody listened"):
+        run(ask())
+    assert begun == []
+    assert all_ended(scheduler)
+
+
+def test_the_threads_that_work_let_the_event_loop_go_first():
+    if not hasattr(os, "getpriority"):
+        pytest.skip("no priorities of threads")
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    @plainly("photo")
+    def handler(value: str) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert run(handler("a")) == min(19, own + requests.NICE)
 
 
 # --- one at a time ---

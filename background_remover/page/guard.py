@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -66,6 +66,8 @@ PAGE_POLICY = "; ".join((
 FILE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox; frame-ancestors 'none'"
 
 CALL = re.compile(r"/gradio_api/call/(?:v2/)?(\w+)/?")
+
+REMEMBERED = 1000  # listeners that have left
 
 NO_ROUTE = "There is nothing here."
 OTHER_HOST = "This server does not go by that name: use its address, or put the name into RMBG_HOSTS where it runs."
@@ -251,10 +253,15 @@ class Listeners:
     def __init__(self) -> None:
         self._count: Counter[str] = Counter()
         self._leaving: dict[Callable[[], None], tuple[str, str]] = {}
+        self._left: OrderedDict[str, None] = OrderedDict()  # for whom somebody did listen, the last ones
 
     def heard(self, *keys: str) -> bool:
         """Whether somebody listens for one of these."""
         return any(self._count[key] > 0 for key in keys if key)
+
+    def has_left(self, event: str) -> bool:
+        """Whether somebody did listen for this event, and does no more. It is asked of a call, which has but one."""
+        return event in self._left and not self.heard(event)
 
     def on_leaving(self, session: str, event: str, leave: Callable[[], None]) -> None:
         """Call `leave` once nobody listens any more for what somebody did listen for."""
@@ -274,6 +281,9 @@ class Listeners:
             self._count[key] -= 1
             if self._count[key] <= 0:
                 del self._count[key]
+                self._left[key] = None
+                if len(self._left) > REMEMBERED:
+                    self._left.popitem(last=False)
             if key:
                 for leave, keys in [*self._leaving.items()]:
                     if key in keys and not self.heard(*keys):

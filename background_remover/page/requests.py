@@ -13,6 +13,8 @@ import contextvars
 import functools
 import inspect
 import logging
+import os
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ from gradio.context import LocalContext
 from background_remover.page.files import file_store
 from background_remover.page.guard import client_address, listeners
 from background_remover.page.turns import current_job, scheduler
-from background_remover.scheduler import WAITING, AbandonedError, BusyError, Client, Job, Kind
+from background_remover.scheduler import WAITING, AbandonedError, BusyError, Client, Job, Kind, PostponedError
 from utilities import PhotoError
 
 logger = logging.getLogger(__name__)
@@ -33,14 +35,27 @@ logger = logging.getLogger(__name__)
 Steps = Generator[Any, None, None]
 
 END = object()
+NICE = 5  # of the threads that work: a third of the event loop's share of a core for which both compete
 
+GIVEN_UP = "This was given up since nobody listened for it: send it again."
 WRONG = "Something went wrong here: try again, or try another photo."
 
 kinds: dict[str, Kind] = {}  # of handlers by name
 
 _on_page: dict[str, list[Work]] = {}  # that run, of each session whose page has some
+
+
+def step_back() -> None:
+    """Let the event loop go before this thread, and before those that it starts for the network."""
+    with contextlib.suppress(AttributeError, OSError):  # other systems have no priorities of threads
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICE)
+
+
 # One for each job that there can be, and some for those that have been left and end: none waits for another's thread.
-_threads = ThreadPoolExecutor(sum(most for *_, most in WAITING.values()) + 64, thread_name_prefix="job")
+_threads = ThreadPoolExecutor(
+    sum(most for *_, most in WAITING.values()) + 64, thread_name_prefix="job", initializer=step_back
+)
 
 
 # --- errors ---
@@ -54,9 +69,7 @@ def plain_errors(name: str) -> Iterator[None]:
     except PhotoError as error:
         raise gr.Error(str(error), print_exception=False) from None
     except AbandonedError:
-        raise gr.Error(
-            "This was given up since nobody listened for it: send it again.", print_exception=False
-        ) from None
+        raise gr.Error(GIVEN_UP, print_exception=False) from None
     except gr.Error:
         raise
     except Exception:
@@ -114,8 +127,13 @@ def expect(name: str, address: str) -> None:
 
 
 def _one_step(handler: Callable[..., Any]) -> Callable[..., Steps]:
+    """The handler as one that yields once; it starts anew whenever it was postponed."""
+
     def steps(*inputs: Any) -> Steps:
-        yield handler(*inputs)
+        while True:
+            with contextlib.suppress(PostponedError):
+                yield handler(*inputs)
+                return
 
     return steps
 
@@ -133,6 +151,8 @@ async def _run(
     if photos and (kind != "photo" or any(work.first_input == inputs[0] for work in photos)):
         yield {}
         return
+    if listeners.has_left(event):
+        raise gr.Error(GIVEN_UP, print_exception=False)
     job = scheduler().admit(kind, client, lambda: listeners.heard(client.session, event))
     work = Work(job, handler, inputs, name)
     if on_page:

@@ -43,9 +43,9 @@ def sandbox() -> Sandbox:
 
 
 def check_wanted() -> None:
-    """Raises AbandonedError if nobody waits any longer for the job that this thread works on; else nothing."""
+    """Raises AbandonedError or PostponedError if the job that this thread works on is not to go on, see `scheduler`."""
     if job := current_job.get(None):
-        job.check()
+        scheduler().check(job)
 
 
 class Opened(NamedTuple):

@@ -211,19 +211,22 @@ class Scheduler:
     def slot(self, job: Job) -> Iterator[None]:
         """While it runs, the job is one of the few of its kind that work. Waits; raises AbandonedError.
 
-        Large photos, and those for which nobody listens, never have all slots: in one of them a small photo is next.
+        Large photos never have all slots, so that a small one is next in another; and what nobody listens for has one
+        only while nothing else does.
         """
         kind = "edit" if job.kind == "edit" else "photo"
+        have = self._slots[kind]
 
-        def is_slow(one: Job = job) -> bool:
-            return one.large or self._makes_way(one, time.monotonic())
+        def is_unheard() -> bool:
+            return self._makes_way(job, time.monotonic())
 
         def fits() -> bool:
-            have = self._slots[kind]
-            return len(have) < SLOTS[kind] and not (is_slow() and any(map(is_slow, have)))
+            if is_unheard():
+                return not have
+            return len(have) < SLOTS[kind] and not (job.large and any(other.large for other in have))
 
         with self._changed:
-            self._wait(job, f"slot {kind}", fits, is_slow)
+            self._wait(job, f"slot {kind}", fits, lambda: job.large or is_unheard())
             self._slots[kind].append(job)
         start = time.monotonic()
         try:

@@ -77,7 +77,7 @@ from background_remover.page.turns import (
     scheduler,
     turn,
 )
-from background_remover.scheduler import Kind
+from background_remover.scheduler import WAITING, Kind
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 for chatty in ("httpx", "mcp"):
@@ -96,7 +96,8 @@ ASSETS = PACKAGE / "page"
 # in the package where it was installed, else beside this file
 PHOTOS = next(filter(Path.is_dir, (PACKAGE / "examples", Path(__file__).parent / "examples")), PACKAGE)
 EXAMPLES = file_store().add_examples(sorted(PHOTOS.glob("*.[jp][pn]g")))
-MAX_EVENTS = 128  # calls that Gradio holds at once: more than `scheduler` admits, so that it is what refuses
+# Calls that Gradio holds at once: more than `scheduler` admits, so that it is what refuses.
+MAX_EVENTS = sum(most for *_, most in WAITING.values()) + 64
 MAX_SESSIONS = 1000  # visitors whose photo at hand is remembered; each takes some 100 kB
 ENDING = 10.0  # seconds that work in hand has when the server is told to end
 
@@ -444,6 +445,7 @@ def build_one() -> None:
         [photo, work, refine, *controls],
         list(everything.values()),
         show_progress_on=[matte, cutout],
+        trigger_mode="multiple",  # else the browser keeps a newer photo back until the one before is done
         **PRIVATE,
         **AT_ONCE,
     ).then(

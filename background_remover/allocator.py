@@ -32,14 +32,15 @@ def trim_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def free_memory() -> int:
-    """Bytes that glibc keeps for later; 0 where nothing says."""
+def heap_memory() -> tuple[int, int]:
+    """Bytes that glibc has in hand, and how many of them are free; (0, 0) where nothing says."""
     try:
         told = ctypes.CDLL("libc.so.6").mallinfo2
     except (OSError, AttributeError):  # another C library, or one of before 2021
-        return 0
+        return 0, 0
     told.restype = _MallocInfo
-    return int(told().fordblks)
+    found = told()
+    return int(found.uordblks + found.fordblks), int(found.fordblks)
 
 
 class _MallocInfo(ctypes.Structure):

@@ -42,6 +42,7 @@ STARTING = 60.0  # for a worker to start, on a machine that has much else to do
 SECONDS_WHILE_OTHERS_WAIT = 2.0  # a photo of 64 megapixels takes one or two
 LONG = 1.0  # seconds for which somebody has to wait for that
 MEMORY = 1 << 30  # bytes that a worker may have of its own: 64 megapixels with alpha, or 45 of 16 bits
+NICE = 10  # of a worker
 LARGE = 64 << 20  # bytes of a photo from which what it needed is given back to the system
 LONGEST_ERROR = 300  # characters of a sentence
 MAX_ANSWER = 1 << 16  # bytes of a worker's answer, all but the pixels
@@ -360,7 +361,8 @@ def leave(photo: Photo, arena: mmap.mmap) -> dict[str, Any]:
 
 
 def limit_process() -> None:
-    """No more memory than MEMORY, and no byte written to a file."""
+    """No more memory than MEMORY, no byte written to a file, and the network goes first."""
+    os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

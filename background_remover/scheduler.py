@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from background_remover.allocator import free_memory, trim_memory
+from background_remover.allocator import heap_memory, trim_memory
 from utilities import PhotoError
 
 Kind = Literal["photo", "edit", "batch"]
@@ -29,8 +29,8 @@ WAITING = {"photo": (8, 32, 64), "edit": (8, 32, 64), "batch": (2, 4, 8)}  # job
 # for each other, edits of large ones among them, all others another, so that these are never held up by those, and
 # the other edits a third.
 MEMORY = {"large": 1_300_000_000, "other": 450_000_000, "edit": 350_000_000}
-TRIM = 300_000_000  # bytes of a turn before and after which freed memory is given back to the system
-KEPT = 1_500_000_000  # bytes of freed memory above which it is, too: the network needs 900 MB of it at every photo
+HEAP = 1_800_000_000  # bytes of memory, in use or freed, above which what is freed goes back to the system,
+FREED = 1_000_000_000  # if it is more than that: the network needs 900 MB of it at every photo
 POLL = 0.1  # seconds between two looks at whether somebody still waits
 UNHEARD = 0.5  # seconds after which a job for whose result nobody listens makes way for another
 PATIENCE = 10.0  # seconds for which a photo of a batch lets single ones go before it, and a large one smaller ones
@@ -71,6 +71,7 @@ class Job:
     heard: Callable[[], bool] = lambda: True  # whether somebody listens for its result just now
     left: bool = False
     large: bool = False  # what its turn is about
+    share: str = ""  # of the memory, that it has or waits for
 
     def check(self) -> None:
         """Raises AbandonedError if nobody waits for it any longer; called between the steps of its work."""
@@ -133,6 +134,12 @@ class Scheduler:
                 raise self._busy(kind, len(jobs) + coming)
             from_there.append(now)
 
+    def expect_no_more(self, kind: Kind, address: str) -> None:
+        """One of these requests has come to nothing."""
+        with self._changed:
+            if coming := self._coming.get((kind, address)):
+                coming.pop()
+
     def admit(self, kind: Kind, client: Client, heard: Callable[[], bool] = lambda: True) -> Job:
         """A new job. Raises BusyError if there are too many of its session, its address or in all that are heard."""
         with self._changed:
@@ -189,13 +196,15 @@ class Scheduler:
         share = "edit" if job.kind == "edit" else "other"
         share = "large" if byte_count > self._memory[share] else share
         byte_count = min(byte_count, self._memory[share])
+
+        def fits() -> bool:
+            return self._claimed[share] + byte_count <= self._memory[share] and not self._is_postponed(job)
+
         with self._changed:
-            job.large = share == "large"
-            self._wait(job, f"memory {share}", lambda: self._claimed[share] + byte_count <= self._memory[share])
+            job.large, job.share = share == "large", f"memory {share}"
+            self._wait(job, job.share, fits)
             self._claimed[share] += byte_count
             self._turns.update((f"session {job.client.session}", f"address {job.client.address}"))
-        if byte_count > TRIM:
-            trim_memory()
         try:
             yield
         finally:
@@ -204,7 +213,8 @@ class Scheduler:
                 self._turns.subtract((f"session {job.client.session}", f"address {job.client.address}"))
                 self._turns += Counter()  # without those that have none
                 self._changed.notify_all()
-            if byte_count > TRIM or free_memory() > KEPT:
+            heap, freed = heap_memory()
+            if heap > HEAP and freed > FREED:
                 trim_memory()
 
     @contextmanager
@@ -218,22 +228,29 @@ class Scheduler:
         have = self._slots[kind]
 
         def is_unheard() -> bool:
-            return self._makes_way(job, time.monotonic())
+            return job.kind != "batch" and self._makes_way(job, time.monotonic())
 
         def fits() -> bool:
             if is_unheard():
                 return not have
             return len(have) < SLOTS[kind] and not (job.large and any(other.large for other in have))
 
+        def check() -> None:
+            job.check()
+            if is_unheard() and any(wait.what == job.share and wait.job.heard() for wait in self._waiting):
+                raise PostponedError  # it has the memory for which another waits
+
         with self._changed:
-            self._wait(job, f"slot {kind}", fits, lambda: job.large or is_unheard())
-            self._slots[kind].append(job)
+            self._wait(job, f"slot {kind}", fits, lambda: job.large or is_unheard(), check)
+            have.append(job)
         start = time.monotonic()
+        if job.large:
+            trim_memory()
         try:
             yield
         finally:
             with self._changed:
-                self._slots[kind].remove(job)
+                have.remove(job)
                 self._seconds[job.kind].append(time.monotonic() - start)
                 self._changed.notify_all()
 
@@ -242,21 +259,31 @@ class Scheduler:
         somebody does for another that is as far.
         """
         job.check()
-        now = time.monotonic()
-        if job.kind != "batch" and self._makes_way(job, now):
-            with self._changed:
-                kind = "edit" if job.kind == "edit" else "photo"
-                others = [other for other in self._slots[kind] if other is not job]
-            if any(not self._makes_way(other, now) for other in others):
+        with self._changed:
+            if job.kind != "batch" and self._is_postponed(job):
                 raise PostponedError
 
-    def _wait(self, job: Job, what: str, fits: Callable[[], bool], yields: Callable[[], bool] = lambda: False) -> None:
-        """Until `fits`, and none comes before it."""
+    def _is_postponed(self, job: Job) -> bool:
+        """Whether nobody listens for it just now, while somebody does for another that has a slot."""
+        now = time.monotonic()
+        if not self._makes_way(job, now):
+            return False
+        return any(not self._makes_way(other, now) for other in self._slots["edit" if job.kind == "edit" else "photo"])
+
+    def _wait(
+        self,
+        job: Job,
+        what: str,
+        fits: Callable[[], bool],
+        yields: Callable[[], bool] = lambda: False,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        """Until `fits`, and none comes before it; `check`, else the job's, may raise meanwhile."""
         wait = Wait(job, what, fits, time.monotonic(), yields)
         self._waiting.append(wait)
         try:
             while True:
-                job.check()
+                (check or job.check)()
                 if self._next(what) is wait:
                     return
                 self._changed.wait(POLL)

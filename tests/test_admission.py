@@ -136,3 +136,13 @@ def test_many_who_ask_at_once_get_no_more_places_than_there_are(scheduler):
     for thread in threads:
         thread.join(5)
     assert len(admitted) == WAITING["photo"][0]
+
+
+def test_a_call_of_which_nothing_comes_gives_its_place_back(scheduler):
+    for _ in range(WAITING["batch"][1]):
+        scheduler.expect("batch", "here")
+    with pytest.raises(BusyError):
+        scheduler.expect("batch", "here")
+    scheduler.expect_no_more("batch", "here")
+    scheduler.expect("batch", "here")
+    scheduler.expect_no_more("batch", "nowhere")

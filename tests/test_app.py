@@ -80,6 +80,21 @@ def test_what_is_chosen_while_the_network_has_the_photo_counts(page, refined):
     wait_shows(page, "cutout", refined.composite("#000000"))
 
 
+def test_a_newer_photo_takes_the_place_of_one_that_is_still_worked_on(page, remover, tmp_path):
+    """Of one that no browser shows the page sets its own preview, which must not cover the newer one."""
+    first = tmp_path / "first.tif"
+    Image.open(EXAMPLES / "cat.jpg").save(first)
+    upload(page, first)
+    expect(page.locator("#photo img, #photo .image-frame").first).to_be_visible()
+    page.locator("#photo button[aria-label=Clear], #photo button[aria-label='Clear']").first.click()
+    upload(page, PERSON)
+    wait_done(page)
+    expect(page.locator("#status")).to_contain_text("512 × 512")
+    wait_shows(page, "cutout", remover(PERSON, refine=True).image)
+    page.wait_for_timeout(1000)
+    wait_shows(page, "cutout", remover(PERSON, refine=True).image)
+
+
 def test_the_subject_is_framed(page, refined):
     start_with(page, PERSON)
     unfold(page, "frame")

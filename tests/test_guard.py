@@ -426,12 +426,13 @@ def test_what_fastapi_says_of_a_body_is_not_told():
 
 
 def test_a_call_for_which_there_is_no_place_is_refused_before_it_is_read():
-    told = []
+    told, given_back = [], []
 
-    def expect(endpoint: str, address: str) -> None:
+    def expect(endpoint: str, address: str) -> Callable[[], None]:
         told.append((endpoint, address))
         if endpoint == "cutout":
             raise BusyError("There is much to do: try again in about 5 seconds.")
+        return lambda: given_back.append(endpoint)
 
     app = Echo()
     with served(Guard(app, (), expect)) as port:
@@ -441,7 +442,10 @@ def test_a_call_for_which_there_is_no_place_is_refused_before_it_is_read():
         assert "try again in about 5 seconds" in answer
         for path in ("/gradio_api/call/v2/matte", "/gradio_api/queue/join", UPLOAD):
             assert httpx.post(f"http://127.0.0.1:{port}{path}", content=b"{}").status_code == 200
-    assert told == [("cutout", "127.0.0.1"), ("matte", "127.0.0.1")]
+        assert given_back == []
+        assert httpx.post(f"http://127.0.0.1:{port}/gradio_api/call/edit", content=b'["data:,a').status_code == 422
+    assert told == [("cutout", "127.0.0.1"), ("matte", "127.0.0.1"), ("edit", "127.0.0.1")]
+    assert given_back == ["edit"]
     assert len(app.asked) == 3
 
 

@@ -390,6 +390,22 @@ def test_what_nobody_listens_for_is_postponed_while_somebody_waits_as_far_on(sch
         scheduler.check(unheard.job)
 
 
+def test_what_nobody_listens_for_gives_back_the_memory_for_which_somebody_waits(take, monkeypatch):
+    monkeypatch.setattr(module, "UNHEARD", 0.0)
+    listens = threading.Event()
+    listens.set()
+    running = [take() for _ in range(SLOTS["photo"])]
+    assert all(map(begun, running))
+    first = take(byte_count=MEMORY["large"], heard=listens.is_set)
+    assert first.has_memory.wait(SOON)
+    large = take(byte_count=MEMORY["large"])
+    assert waits(first, large)
+    listens.clear()
+    assert large.has_memory.wait(SOON)
+    first.join()
+    assert isinstance(first.outcome, PostponedError)
+
+
 # --- who leaves ---
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,9 @@ import gradio as gr
 from background_remover.page.bodies import MAX_FILES, TOO_MANY
 from background_remover.page.components import PhotoInput, PhotosInput
 from background_remover.page.files import NOT_HERE
+from background_remover.page.guard import client_address
+
+caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="")  # the address of a call in hand
 
 LARGEST = sys.float_info.max  # JSON's integers go further, beyond what becomes a float
 FETCHING = 120.0  # seconds for all URLs of a call
@@ -76,6 +80,13 @@ def count_files(value: Any) -> int:
 
 class CheckedBlocks(gr.Blocks):
     """The page, whose endpoints say in one sentence which parameter is wrong."""
+
+    async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What comes of a call."""
+        request = kwargs.get("request")
+        caller.set(client_address(getattr(request, "request", request)))
+        outcome: dict[str, Any] = await super().process_api(*args, **kwargs)
+        return outcome
 
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False

@@ -32,7 +32,8 @@ MAX_UPLOAD = 500_000_000  # bytes of all files of a request
 MAX_JSON = MAX_BYTES * 4 // 3 + 4_000_000  # a photo as a data: URL, and the rest
 MAX_REST = 4_000_000  # bytes of JSON without its data: URLs: 50,000 points of a brush take about two
 IN_MEMORY = 1 << 20  # bytes of a body that is looked through as it is; a longer one lies on the disk meanwhile
-STEP = 32_000_000  # bytes of a body for which room is made on the disk at a time
+STEP = 32_000_000  # bytes of a body for which room is made on the disk at a time, at most
+FIRST_STEP = 1_000_000  # and first: a step is as long as all that came before it
 SECONDS = 30.0  # in which a body has to arrive, and one more for every
 PACE = 10_000  # bytes of it
 DRAIN = 2.0  # seconds for which a body that is refused is read on, so that its sender can read the answer
@@ -130,9 +131,10 @@ class Counted:
         if self._count > self._most:
             raise too_large()
         if self._count > self._room:
-            self._room += STEP
+            step = min(STEP, max(FIRST_STEP, self._count))
+            self._room += step
             with refusing(507):
-                await asyncio.to_thread(self._make_room, STEP)
+                await asyncio.to_thread(self._make_room, step)
         return message
 
 

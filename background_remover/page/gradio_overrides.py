@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,19 @@ from gradio.utils import error_payload
 from starlette.formparsers import MultiPartException
 
 from background_remover.fetch import fetch
-from background_remover.page.bodies import MAX_BYTES, MAX_FILES
+from background_remover.page.blocks import caller
+from background_remover.page.bodies import MAX_BYTES, MAX_FILES, STEP
 from background_remover.page.files import file_store
 from background_remover.page.mcp_tools import PictureTools
 from background_remover.page.requests import WRONG
+from background_remover.scheduler import BusyError
 from utilities import PhotoError
 
+FETCHES = 4, 16  # photos that are fetched at once, of an address and of all
 MAX_FIELD = 10_000  # bytes of a field that is no file
+
+
+fetches: Counter[str] = Counter()  # that run, by address
 
 
 async def download(url: str, cache_dir: str) -> str:
@@ -33,11 +41,26 @@ async def download(url: str, cache_dir: str) -> str:
     from those for photos.
     """
     try:
-        with file_store().receiving(on_show=True) as make_room:
-            await asyncio.to_thread(make_room, MAX_BYTES)
+        with fetching(), file_store().receiving(on_show=True) as make_room:
+            await asyncio.to_thread(make_room, STEP)
             return await fetch(url, cache_dir, max_bytes=MAX_BYTES)
     except PhotoError as error:
         raise gr.Error(str(error), print_exception=False) from None
+
+
+@contextlib.contextmanager
+def fetching() -> Iterator[None]:
+    """While one who calls fetches a photo. Raises BusyError if too many are fetched, for the caller or in all."""
+    address = caller.get()
+    if fetches[address] >= FETCHES[0] or fetches.total() >= FETCHES[1]:
+        raise BusyError("Many photos are being fetched just now: send this one as a file, or try again in 30 seconds.")
+    fetches[address] += 1
+    try:
+        yield
+    finally:
+        fetches[address] -= 1
+        if not fetches[address]:
+            del fetches[address]
 
 
 class UnguessableUpload(gradio.route_utils.GradioUploadFile):

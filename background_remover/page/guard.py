@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -81,14 +81,14 @@ class Guard:
     """The middleware.
 
     `hosts` are names under which the server is reached, through a proxy, beside its addresses. `expect` is told of each
-    call, by its endpoint and its sender's address, and raises BusyError if there is too much to do.
+    call, by its endpoint and its sender's address; it gives what to do if nothing comes of it, or raises BusyError.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         hosts: Iterable[str] | None = None,
-        expect: Callable[[str, str], None] = lambda *_: None,
+        expect: Callable[[str, str], Callable[[], None]] = lambda *_: lambda: None,
     ) -> None:
         self.app = app
         self._expect = expect
@@ -104,6 +104,7 @@ class Guard:
         sender = Sender(scope["path"], send)
         try:
             self._admit(scope)
+            sender.on_refusal = self._expected(scope)
             async with admitted(scope, receive) as body:
                 with listeners.listening(heard_by(scope)):
                     await self.app(scope, body, sender)
@@ -119,7 +120,7 @@ class Guard:
             await RefusedError(422, what_is_wrong(error)).answer(scope, receive, sender)
 
     def _admit(self, scope: Scope) -> None:
-        """Raises RefusedError for another host, another site's pages, routes that there are not, and too much to do."""
+        """Raises RefusedError for another host, another site's pages, and routes that there are not."""
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
@@ -133,11 +134,16 @@ class Guard:
         routes = ROUTES.get(scope["method"])
         if not (routes and routes.fullmatch(scope["path"])):
             raise RefusedError(404, NO_ROUTE)
-        if scope["method"] == "POST" and (call := CALL.fullmatch(scope["path"])):
-            try:
-                self._expect(call[1], client_address(Request(scope)))
-            except BusyError as error:
-                raise RefusedError(503, str(error)) from None
+
+    def _expected(self, scope: Scope) -> Callable[[], None]:
+        """What to do if nothing comes of a request. Raises RefusedError for a call when there is too much to do."""
+        call = CALL.fullmatch(scope["path"]) if scope["method"] == "POST" else None
+        if not call:
+            return lambda: None
+        try:
+            return self._expect(call[1], client_address(Request(scope)))
+        except BusyError as error:
+            raise RefusedError(503, str(error)) from None
 
     def _is_ours(self, host: str) -> bool:
         """Whether a Host header is an address, a name that only a local network knows, or one of `hosts`.
@@ -166,6 +172,7 @@ class Sender:
 
     def __init__(self, path: str, send: Send) -> None:
         self.started = False
+        self.on_refusal: Callable[[], None] = lambda: None  # called if the app, or the guard, answers with an error
         self._unread: Message | None = None  # the start of such an answer
         self._is_file = path.startswith("/gradio_api/file=")
         self._is_upload = path.startswith("/gradio_api/upload")
@@ -174,6 +181,8 @@ class Sender:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
+            if message["status"] >= 400:
+                self.on_refusal()
             headers = MutableHeaders(scope=message)
             headers["X-Content-Type-Options"] = "nosniff"
             headers["Referrer-Policy"] = "same-origin"
@@ -209,9 +218,15 @@ def from_elsewhere(headers: Headers) -> bool:
     """Whether a browser says that another site's page sends this."""
     if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         return True
-    origin = headers.get("origin")
-    hosts = {headers.get("host", ""), headers.get("x-forwarded-host", "").split(",")[0].strip()}
-    return origin is not None and origin.partition("://")[2].lower() not in {host.lower() for host in hosts if host}
+    if "origin" not in headers:
+        return False
+    hosts = {headers.get("host", ""), headers.get("x-forwarded-host", "").split(",")[0]}
+    return without_default_port(headers["origin"].partition("://")[2]) not in map(without_default_port, hosts - {""})
+
+
+def without_default_port(host: str) -> str:
+    """A host as browsers write it in an origin."""
+    return re.sub(r":(80|443)\Z", "", host.strip().lower())
 
 
 def client_address(request: Any) -> str:
@@ -241,8 +256,7 @@ def heard_by(scope: Scope) -> str:
     if scope["method"] != "GET":
         return ""
     if scope["path"] == "/gradio_api/queue/data":
-        found = re.search(r"(?:^|&)session_hash=([^&]+)", scope["query_string"].decode("latin-1"))
-        return found[1] if found else ""
+        return QueryParams(scope["query_string"]).get("session_hash", "")
     found = re.fullmatch(r"/gradio_api/call/(?:v2/)?\w+/(\w+)", scope["path"])
     return found[1] if found else ""
 

@@ -87,7 +87,7 @@ def plainly(
 
     With `on_page` it changes the pictures of a page, of whose photos only the newest counts: it ends what else is done
     for that page, except for the same photo, its first argument, and until it has ended edits come to nothing, which is
-    {}. `refused` gives what stands for its results where there is too much to do.
+    {}. `refused` gives what stands for its results where there is a reason why there are none.
     """
 
     def wrap(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,6 +103,10 @@ def plainly(
                 if refused is None:
                     raise gr.Error(str(error), print_exception=False) from None
                 yield refused(str(error))
+            except gr.Error as error:
+                if refused is None:
+                    raise
+                yield refused(error.message)
 
         @functools.wraps(handler)
         async def answer(*inputs: Any) -> Any:
@@ -120,10 +124,16 @@ def plainly(
     return wrap
 
 
-def expect(name: str, address: str) -> None:
-    """A call of that handler has come from there. Raises BusyError if it is clear by now that it can't be admitted."""
-    if kind := kinds.get(name):
-        scheduler().expect(kind, address)
+def expect(name: str, address: str) -> Callable[[], None]:
+    """A call of that handler has come from there; gives what to do if it comes to nothing.
+
+    Raises BusyError if it is clear by now that it can't be admitted.
+    """
+    kind = kinds.get(name)
+    if kind is None:
+        return lambda: None
+    scheduler().expect(kind, address)
+    return lambda: scheduler().expect_no_more(kind, address)
 
 
 def _one_step(handler: Callable[..., Any]) -> Callable[..., Steps]:
@@ -145,21 +155,21 @@ async def _run(
 
     Raises BusyError.
     """
-    client, event = who_asks()
-    beside = [work for work in _on_page.get(client.session, ()) if work.wanted] if on_page else []
+    client, session, event = who_asks()
+    beside = [work for work in _on_page.get(session, ()) if work.wanted] if on_page else []
     photos = [work for work in beside if work.kind == "photo"]
     if photos and (kind != "photo" or any(work.first_input == inputs[0] for work in photos)):
         yield {}
         return
     if listeners.has_left(event):
         raise gr.Error(GIVEN_UP, print_exception=False)
-    job = scheduler().admit(kind, client, lambda: listeners.heard(client.session, event))
+    for other in beside if kind == "photo" else ():
+        other.replace()
+    job = scheduler().admit(kind, client, lambda: listeners.heard(session, event))
     work = Work(job, handler, inputs, name)
     if on_page:
-        for other in beside if kind == "photo" else ():
-            other.replace()
-        _on_page.setdefault(client.session, []).append(work)
-    listeners.on_leaving(client.session, event, work.leave)
+        _on_page.setdefault(session, []).append(work)
+    listeners.on_leaving(session, event, work.leave)
     try:
         while (value := await work.step()) is not END:
             yield value
@@ -167,9 +177,9 @@ async def _run(
         work.leave()
         listeners.forget(work.leave)
         if on_page:
-            _on_page[client.session].remove(work)
-            if not _on_page[client.session]:
-                del _on_page[client.session]
+            _on_page[session].remove(work)
+            if not _on_page[session]:
+                del _on_page[session]
 
 
 class Work:
@@ -244,11 +254,16 @@ class Work:
             scheduler().end(self._job)
 
 
-def who_asks() -> tuple[Client, str]:
-    """The visitor of Gradio's request in hand, and the id of the event."""
+def who_asks() -> tuple[Client, str, str]:
+    """The visitor of Gradio's request in hand, and the ids of the session and the event for which somebody listens.
+
+    The server of tools has one session for all its visitors; each of its calls counts as one.
+    """
     request, event = LocalContext.request.get(None), LocalContext.event_id.get(None) or ""
     session = getattr(request, "session_hash", None) or event
-    return Client(session, client_address(getattr(request, "request", request))), event
+    inner = getattr(request, "request", request)
+    is_tool = inner is not None and inner.headers.get("x-gradio-user") == "mcp"
+    return Client(event if is_tool else session, client_address(inner)), session, event
 
 
 def by_name(handler: Callable[..., Any], components: Mapping[str, Component]) -> Callable[..., Any]:

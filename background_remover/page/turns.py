@@ -87,6 +87,10 @@ def page_turn(photo: Upload, finish: Finish) -> Iterator[None]:
     job = current_job.get()
     if not Path(photo).is_file():
         raise PhotoError("This photo has since been deleted here: choose it again.")
+    try:
+        check_finish(finish)
+    except PhotoError:  # it is told when the finish is needed
+        finish = Finish()
     headers = [sandbox().measure(photo, job.check)]
     if finish.background_image is not None:
         with suppress(PhotoError):
@@ -108,8 +112,8 @@ def needed(headers: list[PhotoHeader], finish: Finish) -> int:
 
 
 def open_upload(upload: Upload) -> Photo:
-    """The photo in an upload, within a turn. Raises PhotoError."""
-    return sandbox().open(upload, check_wanted)
+    """The photo in an upload, within a turn. Raises PhotoError, AbandonedError."""
+    return sandbox().open(upload, current_job.get().check)
 
 
 def open_finish(finish: Finish) -> Finish:

@@ -51,7 +51,7 @@ from background_remover.page.controls import (
     frame_controls,
     read_controls,
 )
-from background_remover.page.guard import Guard
+from background_remover.page.guard import Guard, listeners
 from background_remover.page.pictures import (
     PREVIEW,
     THUMBNAIL,
@@ -559,7 +559,10 @@ def serve() -> None:
     )
     while not told.wait(1):
         pass
+    end = time.monotonic() + ENDING
     scheduler().close(ENDING)
+    while listeners.any() and time.monotonic() < end:  # for what is done, and on its way to them
+        time.sleep(0.05)
     demo.close()
     sandbox().close()
 

@@ -273,6 +273,10 @@ class Listeners:
         """Whether somebody listens for one of these."""
         return any(self._count[key] > 0 for key in keys if key)
 
+    def any(self) -> bool:
+        """Whether somebody listens for anything."""
+        return any(key for key in self._count)
+
     def has_left(self, event: str) -> bool:
         """Whether somebody did listen for this event, and does no more. It is asked of a call, which has but one."""
         return event in self._left and not self.heard(event)

@@ -98,7 +98,7 @@ PHOTOS = next(filter(Path.is_dir, (PACKAGE / "examples", Path(__file__).parent /
 EXAMPLES = file_store().add_examples(sorted(PHOTOS.glob("*.[jp][pn]g")))
 # Calls that Gradio holds at once: more than `scheduler` admits, so that it is what refuses.
 MAX_EVENTS = sum(most for *_, most in WAITING.values()) + 64
-MAX_SESSIONS = 1000  # visitors whose photo at hand is remembered; each takes some 100 kB
+MAX_SESSIONS = 1000  # visitors whose photo at hand is remembered; each takes a few kB
 ENDING = 10.0  # seconds that work in hand has when the server is told to end
 
 ABOUT = " · ".join(

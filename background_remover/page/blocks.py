@@ -14,6 +14,7 @@ from background_remover.page.bodies import MAX_FILES, TOO_MANY
 from background_remover.page.components import PhotoInput, PhotosInput
 from background_remover.page.files import NOT_HERE
 from background_remover.page.guard import client_address
+from background_remover.page.requests import expect_no_more
 
 caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="")  # the address of a call in hand
 
@@ -92,6 +93,13 @@ class CheckedBlocks(gr.Blocks):
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
     ) -> list[Any]:
         """The handler's arguments."""
+        try:
+            return await self._preprocess(block_fn, inputs, state, explicit_call)
+        except BaseException:
+            expect_no_more(str(block_fn.api_name), caller.get())
+            raise
+
+    async def _preprocess(self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool) -> list[Any]:
         if block_fn.api_visibility == "public":
             check_parameters(block_fn.api_name, block_fn.inputs, inputs)
         if count_files(inputs) > MAX_FILES + 1:  # and a background image

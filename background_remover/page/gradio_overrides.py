@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import secrets
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import gradio as gr
 import gradio.mcp
 import gradio.queueing
 import gradio.route_utils
+import gradio.state_holder
 from gradio import processing_utils
 from gradio.utils import error_payload
 from starlette.formparsers import MultiPartException
@@ -28,6 +30,7 @@ from background_remover.scheduler import BusyError
 from utilities import PhotoError
 
 FETCHES = 4, 16  # photos that are fetched at once, of an address and of all
+KEPT = 3600  # seconds for which a visitor's state is kept after the page was closed
 MAX_FIELD = 10_000  # bytes of a field that is no file
 
 
@@ -98,6 +101,29 @@ class UploadParser(gradio.route_utils.GradioMultiPartParser):
             raise
 
 
+class LeanSession(gradio.state_holder.SessionState):
+    """A visitor's state, without a copy of the whole page's configuration.
+
+    It is for a kind of links that we don't give out, and takes most of a call's time and 100 kB of each visitor.
+    """
+
+    def __init__(self, blocks: gr.Blocks) -> None:
+        self.blocks_config = copy.copy(blocks.default_config)
+        self.config_values = {}
+        self.state_data = {}
+        self._state_ttl = {}
+        self.is_closed = False
+        self.STATE_TTL_WHEN_CLOSED = KEPT
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.config_values.clear()
+
+    def _update_config(self, key: int) -> None: ...
+
+    def _update_value_in_config(self, key: int, value: Any) -> None: ...
+
+
 def plain_payload(error: BaseException | None, show_error: bool) -> dict[str, bool | str | float | None]:
     """What a client is told of an error: never nothing, and nothing of the server."""
     if isinstance(error, gr.Error):
@@ -108,6 +134,8 @@ def plain_payload(error: BaseException | None, show_error: bool) -> dict[str, bo
 def install() -> None:
     """Before the app is launched. Where the package `mcp` is missing, Gradio starts no server of tools."""
     processing_utils.async_ssrf_protected_download = download
+    gradio.state_holder.SessionState = LeanSession  # type: ignore[misc]
+    gradio.route_utils.SessionState = LeanSession  # type: ignore[attr-defined]
     gradio.mcp.GradioMCPServer = PictureTools  # type: ignore[misc]
     gradio.route_utils.GradioUploadFile = UnguessableUpload  # type: ignore[misc]
     gradio.route_utils.GradioMultiPartParser = UploadParser  # type: ignore[misc]

@@ -129,11 +129,15 @@ def expect(name: str, address: str) -> Callable[[], None]:
 
     Raises BusyError if it is clear by now that it can't be admitted.
     """
-    kind = kinds.get(name)
-    if kind is None:
-        return lambda: None
-    scheduler().expect(kind, address)
-    return lambda: scheduler().expect_no_more(kind, address)
+    if kind := kinds.get(name):
+        scheduler().expect(kind, address)
+    return functools.partial(expect_no_more, name, address)
+
+
+def expect_no_more(name: str, address: str) -> None:
+    """Such a call has come to nothing before it was admitted."""
+    if kind := kinds.get(name):
+        scheduler().expect_no_more(kind, address)
 
 
 def _one_step(handler: Callable[..., Any]) -> Callable[..., Steps]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import mmap
 import os
-import resource
 import select
 import subprocess
 import sys
@@ -34,6 +32,14 @@ from background_remover.depth import Deep
 from background_remover.photos import PhotoHeader
 from background_remover.scheduler import ENDING
 from utilities import PhotoError
+
+try:
+    import fcntl
+    import resource
+except ImportError:  # on Windows there is neither
+    BOUNDED = False
+else:
+    BOUNDED = True  # whether this system can bound a process
 
 WORKERS = 4  # processes at most; 50 MB each while they have nothing to do
 WARM = 2  # of them that are started at once
@@ -61,7 +67,7 @@ def nobody_left() -> None:
 
 
 class Sandbox:
-    """Opens photos in worker processes; from any thread.
+    """Opens photos in worker processes, or in this one where a system can't bound others; from any thread.
 
     `max_pixels` and `max_bytes` are those of `open_photo`.
     """
@@ -78,11 +84,13 @@ class Sandbox:
         self._changed = threading.Condition()
         self._waiting: list[float] = []  # for a worker, since when
         self._closed = False
-        for _ in range(WARM):
+        for _ in range(WARM if BOUNDED else 0):
             self._free.append(Worker(self._arena_size))
 
     def measure(self, path: str, check: Callable[[], None] = nobody_left) -> PhotoHeader:
         """What a file says of itself, before any pixel is decoded. Raises PhotoError."""
+        if not BOUNDED:
+            return photos.measure_photo(path, **self._limits)
         return self._ask("measure", path, check, read_header)
 
     def open(self, path: str, check: Callable[[], None] = nobody_left) -> Photo:
@@ -91,6 +99,8 @@ class Sandbox:
         `check` is called while it waits, and may raise to end that. Raises PhotoError: that of `open_photo`, or that
         it takes longer than SECONDS (SECONDS_WHILE_OTHERS_WAIT, while they do) or more memory than MEMORY.
         """
+        if not BOUNDED:
+            return photos.open_photo(path, **self._limits)
         return self._ask("open", path, check, read_photo)
 
     def close(self) -> None:

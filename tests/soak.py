@@ -462,7 +462,7 @@ def mixed(server: Server, count: int) -> Iterator[Account]:
     def client(_: int) -> None:
         visitor = Visitor(server)
         matte: Any = None
-        while (number := next(numbers)) < count:
+        while next(numbers) < count:
             memory.append(server.memory())
             path = draw.choice(EXAMPLES)
             photo = visitor.upload(path.name, path.read_bytes())

@@ -496,3 +496,14 @@ def test_memory_that_is_shared_can_not_be_taken_away_by_the_other_side(liar, pho
     """Whoever reads a file in memory beyond its end is ended by the system."""
     cut = "try:\n        os.ftruncate(int(sys.argv[1]), 0)\n    except OSError:\n        pass\n    answer(good)"
     assert liar(cut).open(str(photos["jpeg"])).shape == (4, 4)
+
+
+def test_where_a_system_can_bound_no_process_photos_are_opened_in_this_one(monkeypatch):
+    monkeypatch.setattr(sandbox, "BOUNDED", False)
+    monkeypatch.setattr(sandbox, "Worker", None)
+    here = Sandbox(max_pixels=10**6)
+    assert here.measure(str(PERSON)).size == (512, 512)
+    assert np.array_equal(here.open(str(PERSON)).rgb, open_photo(PERSON).rgb)
+    with pytest.raises(PhotoError, match="megapixels"):
+        Sandbox(max_pixels=1000).open(str(PERSON))
+    here.close()

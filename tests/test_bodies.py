@@ -1,6 +1,5 @@
 """How much a request may carry, told before it is read; photos in JSON lie in files before anything parses them."""
 
-import asyncio
 import base64
 import io
 import json
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from asgi import Echo, connect, head, read_all, send_raw, served
+from helpers import run_async
 from starlette.requests import Request
 
 from background_remover.page import bodies
@@ -188,7 +188,7 @@ def test_a_body_that_is_shorter_than_it_says_is_not_read_as_if_it_were_whole(por
         return {"type": "http.disconnect"}
 
     with pytest.raises(bodies.RefusedError, match=CUT_OFF):
-        asyncio.run(bodies.read_json(cut_off))
+        run_async(bodies.read_json(cut_off))
 
 
 def test_a_body_that_does_not_arrive_is_not_waited_for_long(port, app, store, monkeypatch):
@@ -468,7 +468,7 @@ def test_what_a_request_is_refused_with_is_text_for_uploads_and_json_else():
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
 
-        asyncio.run(run(send))
+        run_async(run(send))
         return sent
 
     start, body, end = answer(UPLOAD)

@@ -1,6 +1,5 @@
 """What holds for every request: which routes there are, under which names, and what browsers are told."""
 
-import asyncio
 import json
 import logging
 import re
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 from asgi import Echo, head, send_raw, served
+from helpers import run_async
 from starlette.requests import Request
 
 from background_remover.page import guard as module
@@ -159,9 +159,9 @@ def test_there_are_no_web_sockets(server):
         sent.append(message)
 
     scope = {"type": "websocket", "path": "/config", "headers": [(b"host", b"evil.example")]}
-    asyncio.run(Guard(app, ())(scope, None, send))
+    run_async(Guard(app, ())(scope, None, send))
     assert sent == [{"type": "websocket.close"}]
-    asyncio.run(Guard(app, ())({"type": "lifespan"}, None, send))
+    run_async(Guard(app, ())({"type": "lifespan"}, None, send))
     assert sent[1:] == [{"type": "let through"}]
 
 
@@ -232,7 +232,7 @@ def test_two_names_are_none(server):
     async def send(message: dict) -> None:
         sent.append(message)
 
-    asyncio.run(Guard(server.app, ())(scope, receive, send))
+    run_async(Guard(server.app, ())(scope, receive, send))
     assert sent[0]["status"] == 421
     assert len(server.app.asked) == before
 

@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 import pytest
 from gradio.context import LocalContext
+from helpers import run_async
 
 from background_remover.page import requests
 from background_remover.page.files import FileStore
@@ -40,7 +41,7 @@ def run(coroutine: Coroutine[Any, Any, Any], session: str = "visitor") -> Any:
         LocalContext.request.set(SimpleNamespace(session_hash=session, request=None))
         return await coroutine
 
-    return asyncio.run(as_visitor())
+    return run_async(as_visitor())
 
 
 def all_ended(scheduler: Scheduler, session: str = "visitor") -> bool:

@@ -33,10 +33,18 @@ def decoder() -> Iterator[Sandbox]:
     decoder.close()
 
 
+others: set[int] = set()  # that the tests of other files have started
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leave_others_alone() -> None:
+    others.update(children())
+
+
 def children() -> set[int]:
-    """The processes that this one has started, and that have not ended."""
+    """The processes that have been started here, and that have not ended."""
     lists = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
-    return {int(pid) for pids in lists for pid in pids if runs(int(pid))}
+    return {int(pid) for pids in lists for pid in pids if runs(int(pid))} - others
 
 
 def runs(pid: int) -> bool:

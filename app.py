@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
 
 import background_remover
 from background_remover import BackgroundRemover, Cutout, EngineError, Finish, PhotoError, WeightsError
@@ -51,7 +50,7 @@ from background_remover.page.controls import (
     frame_controls,
     read_controls,
 )
-from background_remover.page.guard import Guard, listeners
+from background_remover.page.guard import listeners
 from background_remover.page.pictures import (
     PREVIEW,
     THUMBNAIL,
@@ -65,7 +64,7 @@ from background_remover.page.pictures import (
     show_nothing,
     show_result,
 )
-from background_remover.page.requests import by_name, expect, plainly
+from background_remover.page.requests import by_name, plainly
 from background_remover.page.strokes import Stroke, read_strokes
 from background_remover.page.turns import (
     BatchTurns,
@@ -545,7 +544,6 @@ def serve() -> None:
         css_paths=ASSETS / "style.css",
         js=(ASSETS / "labels.js").read_text(),
         theme=THEME,
-        app_kwargs={"middleware": [Middleware(Guard, expect=expect)]},
         enable_monitoring=False,
         footer_links=["api"],
         max_file_size=MAX_BYTES,

@@ -37,7 +37,6 @@ PATIENCE = 10.0  # seconds for which a photo of a batch lets single ones go befo
 COMING = 3.0  # seconds for which a request that was let in counts before it is a job
 RECENT = 20  # turns from whose length a waiting time is told
 
-
 ENDING = "This server is about to end: try again in a minute."
 
 
@@ -244,9 +243,9 @@ class Scheduler:
             self._wait(job, f"slot {kind}", fits, lambda: job.large or is_unheard(), check)
             have.append(job)
         start = time.monotonic()
-        if job.large:
-            trim_memory()
         try:
+            if job.large:
+                trim_memory()
             yield
         finally:
             with self._changed:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from background_remover.page.bodies import MAX_FILES, TOO_MANY
 from background_remover.page.components import PhotoInput, PhotosInput
 from background_remover.page.files import NOT_HERE
-from background_remover.page.guard import client_address
-from background_remover.page.requests import expect_no_more
+from background_remover.page.guard import Guard, client_address
+from background_remover.page.requests import expect, expect_no_more
 
 caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="")  # the address of a call in hand
 
@@ -80,7 +81,13 @@ def count_files(value: Any) -> int:
 
 
 class CheckedBlocks(gr.Blocks):
-    """The page, whose endpoints say in one sentence which parameter is wrong."""
+    """The page, behind `Guard`, whose endpoints say in one sentence which parameter is wrong."""
+
+    def launch(self, *args: Any, app_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        """Gradio's, with the guard before all routes, whoever launches it."""
+        given = app_kwargs or {}
+        middleware = [Middleware(Guard, expect=expect), *given.get("middleware", ())]
+        return super().launch(*args, app_kwargs=given | {"middleware": middleware}, **kwargs)
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What comes of a call."""

@@ -174,11 +174,14 @@ class Sender:
         self.started = False
         self.on_refusal: Callable[[], None] = lambda: None  # called if the app, or the guard, answers with an error
         self._unread: Message | None = None  # the start of such an answer
+        self._replaced = False
         self._is_file = path.startswith("/gradio_api/file=")
         self._is_upload = path.startswith("/gradio_api/upload")
         self._send = send
 
     async def __call__(self, message: Message) -> None:
+        if self._replaced:
+            return
         if message["type"] == "http.response.start":
             self.started = True
             if message["status"] >= 400:
@@ -198,6 +201,7 @@ class Sender:
                 body = json.dumps({"detail": WRONG, "error": WRONG}).encode()
                 MutableHeaders(scope=start)["Content-Length"] = str(len(body))
                 message = {"type": "http.response.body", "body": body}
+                self._replaced = True
             await self._send(start)
         await self._send(message)
 

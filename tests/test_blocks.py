@@ -1,12 +1,20 @@
 """Which parameter of a call is wrong, whatever it is that JSON can hold."""
 
+import asyncio
+import contextlib
 import json
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from helpers import run_async
 
-from background_remover.page.blocks import check_parameters, count_files
+from background_remover.page import blocks as module
+from background_remover.page import gradio_overrides as overrides
+from background_remover.page.blocks import caller, check_parameters, count_files
+from background_remover.page.bodies import MAX_FILES, TOO_MANY
 from background_remover.page.components import photo_input, photos_input
+from background_remover.scheduler import BusyError
 
 FILE = {
     "path": "/a.png",
@@ -94,3 +102,56 @@ def test_too_few_and_too_many_are_told_with_what_there_is(blocks, values):
 )
 def test_files_are_counted_wherever_they_are(value, count):
     assert count_files(value) == count
+
+
+# --- what is fetched for a call ---
+
+
+def test_few_photos_are_fetched_at_once_for_an_address_and_in_all():
+    """Each takes up to half a minute, and room for it, before the call has a job that counts."""
+    of_one, of_all = overrides.FETCHES
+    with contextlib.ExitStack() as stack:
+        for number in range(of_all):
+            caller.set(f"address {number // of_one}")
+            stack.enter_context(overrides.fetching())
+            if number == of_one - 1:
+                with pytest.raises(BusyError, match="try again in"), overrides.fetching():
+                    pass
+        caller.set("another")
+        with pytest.raises(BusyError), overrides.fetching():
+            pass
+    with overrides.fetching():
+        pass
+    assert not overrides.fetches
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """What is said of a call of an endpoint that takes photos, and how often its place was given back."""
+    given_back = []
+    monkeypatch.setattr(module, "expect_no_more", lambda *names: given_back.append(names))
+    demo = object.__new__(module.CheckedBlocks)  # one that was never built, of which only this is asked
+    inputs = [photos_input(label="photos"), gr.Textbox(label="text")]
+    function = SimpleNamespace(api_visibility="public", api_name="batch", inputs=inputs)
+
+    def say(value: object) -> str:
+        with pytest.raises(gr.Error) as told:
+            run_async(demo.preprocess_data(function, [value, "a"], None))
+        assert len(given_back) == 1
+        return told.value.message
+
+    return say
+
+
+def test_a_call_with_too_many_files_is_refused_before_one_is_fetched(call, monkeypatch):
+    monkeypatch.setattr(gr.Blocks, "preprocess_data", None)
+    assert call([{"url": "https://a.example"}] * (MAX_FILES + 2)) == TOO_MANY
+
+
+def test_a_call_whose_photos_take_long_to_fetch_is_given_up(call, monkeypatch):
+    async def fetch(*_: object) -> None:
+        await asyncio.sleep(10)
+
+    monkeypatch.setattr(module, "FETCHING", 0.05)
+    monkeypatch.setattr(gr.Blocks, "preprocess_data", fetch)
+    assert "takes too long" in call([FILE])

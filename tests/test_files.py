@@ -273,3 +273,12 @@ def test_a_zip_holds_files_by_their_names(tmp_path):
     path = write_zip([tmp_path / "a.png", str(tmp_path / "b.png")], tmp_path / "all.zip")
     with zipfile.ZipFile(path) as archive:
         assert {name: archive.read(name) for name in archive.namelist()} == {"a.png": b"a.png", "b.png": b"b.png"}
+
+
+def test_the_number_of_entries_is_bounded_as_well(tmp_path):
+    """Empty ones take no byte of what is counted, and yet a place in the file system each."""
+    store = FileStore(tmp_path, max_bytes=10.5 * files.LEAST)
+    for _ in range(30):
+        store.new_folder()
+    store.sweep()
+    assert len([*tmp_path.iterdir()]) == 10

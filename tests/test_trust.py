@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import META, call, post, serving
+from helpers import META, PERSON, ROOT, call, data_url, post, serving
 from PIL import Image
 
 from background_remover.page.files import NAME, NOT_HERE
@@ -162,6 +162,14 @@ def test_routes_that_the_page_does_not_need_are_closed(app_url, uploads):
     request(f"{app_url}/gradio_api/deep_link?session_hash=visitor")
     assert asked == []
     assert not (uploads / NAME / "deep_links").exists()
+
+
+def test_whoever_launches_the_page_has_the_guard_before_it(start_app):
+    """As a program that imports it does, or Gradio's own command."""
+    with start_app("-c", "import app; app.demo.launch()", PYTHONPATH=str(ROOT)) as url:
+        assert request(f"{url}/gradio_api/file=http://127.0.0.1:1/private.png") == 404
+        assert request(f"{url}/config", None, Host="evil.example") == 421
+        assert "event: complete" in call(url, {"url": data_url(PERSON), "meta": META}, False, name="matte")
 
 
 def test_the_same_file_is_uploaded_to_another_place_each_time(app_url):

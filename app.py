@@ -28,6 +28,7 @@ import gradio as gr
 
 import background_remover
 from background_remover import BackgroundRemover, Cutout, EngineError, Finish, PhotoError, WeightsError
+from background_remover.choices import BACKGROUND_IMAGE, REFINE, TEXTS
 from background_remover.compositing import BLUR
 from background_remover.framing import MARGIN
 from background_remover.page import gradio_overrides
@@ -117,16 +118,11 @@ PARAMETERS = {
     "image": "the photo; for /edit without a matte, a cutout with transparency as /cutout gives it.",
     "photos": f"the photos, up to {MAX_FILES}; if one can't be read, the report says why and the others go on.",
     "matte": "what /matte gave for the photo; leave it out for a cutout.",
-    "refine": "whether the edges follow the photo's own hair and fur; this takes about twice the time.",
-    "background": '"transparent", "blur" (the photo\'s own background, blurred) or a CSS colour such as "#ffffff".',
-    "background_image": "an image to put the subject on; it fills the frame and wins over `background`.",
-    "blur": 'how strong "blur" is, as a share of the longer side, 0.001 to 0.2; for /edit it needs photo and matte.',
-    "crop": "whether to crop to the subject.",
-    "margin": "room around a subject that is cropped to, as a share of its longer side, 0 to 1.",
-    "width": "of a canvas in pixels, to which the subject is fitted, centred; 0: no canvas, or as wide as it is high.",
-    "height": "of that canvas in pixels; 0: no canvas, or as high as it is wide.",
-    "format": '"png", "webp" or "jpg"; a "jpg" is white where the others are transparent.',
-    "quality": '1 to 100, for a smaller "webp" or "jpg"; without it a "webp" is lossless.',
+    "refine": f"{REFINE}.",
+    "background_image": f"{BACKGROUND_IMAGE}.",
+    **{name: f"{text}." for name, text in TEXTS.items()},
+    "blur": f"{TEXTS['blur']}; for /edit it needs photo and matte.",
+    "format": f'"png", "webp" or "jpg", {TEXTS["format"]}.',
 }
 
 

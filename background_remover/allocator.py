@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
-
-MALLOC_INFO = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
 
 
 def keep_freed_memory() -> None:
@@ -32,21 +31,27 @@ def trim_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def heap_memory() -> tuple[int, int]:
-    """Bytes that glibc has in hand, and how many of them are free; (0, 0) where nothing says."""
+def resident_memory() -> int:
+    """Bytes of memory that this process has of its own just now; 0 where nothing says."""
     try:
-        told = ctypes.CDLL("libc.so.6").mallinfo2
-    except (OSError, AttributeError):  # another C library, or one of before 2021
-        return 0, 0
-    told.restype = _MallocInfo
-    found = told()
-    return int(found.uordblks + found.fordblks), int(found.fordblks)
+        with open("/proc/self/statm") as file:  # noqa: PTH123
+            _, resident, shared, *_ = map(int, file.read().split())
+    except (OSError, ValueError):
+        return 0
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
-class _MallocInfo(ctypes.Structure):
-    """`struct mallinfo2` of malloc.h."""
-
-    _fields_ = tuple((name, ctypes.c_size_t) for name in MALLOC_INFO.split())
+def total_memory() -> int:
+    """Bytes of memory that this machine, or the container that it is, has; 4 GB where nothing says."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 4_000_000_000
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:  # noqa: PTH123
+            return min(total, int(file.read()))
+    except (OSError, ValueError):
+        return total
 
 
 def _has_glibc() -> bool:

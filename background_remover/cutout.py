@@ -25,12 +25,14 @@ from background_remover.compositing import (
     with_alpha,
 )
 from background_remover.decoding import Photo
-from background_remover.encoding import check_encoding, holds_16_bits, save_pixels
+from background_remover.encoding import Target, check_encoding, holds_16_bits, save_pixels, suffix_of
 from background_remover.framing import MARGIN, Frame, Size, check_margin, check_size
 from background_remover.photos import PhotoSource, check_pixels, open_photo
+from background_remover.stages import stage
 from utilities import PhotoError
 
 Pixels = NDArray[np.uint8]
+OUTPUTS = ("cutout", "matte")
 ROUNDINGS = 1  # of 255: by how much the same colours can differ after a resize
 Background = str | Colour | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Photo
 
@@ -174,19 +176,23 @@ class Cutout:
 
     def save(
         self,
-        path: str | os.PathLike[str],
+        target: Target,
         background: Background | None = None,
         blur: float = BLUR,
         quality: int | None = None,
+        suffix: str | None = None,
     ) -> None:
-        """Write `image`, or `composite(background, blur)`, in the format of the extension.
+        """Write `image`, or `composite(background, blur)`, to a path, in the format of its extension.
+
+        `target` may be a binary file object instead, with the extension as `suffix`.
 
         .png, .webp and .tif are lossless and hold alpha; .jpg is over white. `quality`, 1 to 100, makes .webp
         lossy and is that of .jpg. Of a photo of 16 bits .png and .tif have 16. Raises PhotoError, OSError.
         """
-        check_encoding(Path(path).suffix, quality)
-        pixels = self.pixels(background, blur, deep=holds_16_bits(path))
-        save_pixels(pixels, path, self.photo.icc, quality, self.photo.dpi)
+        suffix = suffix_of(target) if suffix is None else suffix
+        check_encoding(suffix, quality)
+        pixels = self.pixels(background, blur, deep=holds_16_bits(suffix))
+        save_pixels(pixels, target, self.photo.icc, quality, self.photo.dpi, suffix)
 
     def _image(self, pixels: Pixels) -> Image.Image:
         image = Image.fromarray(pixels)
@@ -201,7 +207,8 @@ class Finish:
 
     `background` is "transparent", "blur" or a CSS colour; `background_image` wins over it. `crop` goes to the subject
     and its `margin`; `width` and `height` are those of a canvas to crop to, one alone makes a square, 0 is none.
-    `format` is an extension that `encoding.ENCODERS` has, for whoever names the file. Units are those of `Cutout`.
+    `format` is an extension that `encoding.ENCODERS` has, for whoever names the file. `output` is "cutout", or "matte"
+    for the alpha alone, in grey, for which no background counts. Units are those of `Cutout`.
     """
 
     background: str = "transparent"
@@ -213,10 +220,13 @@ class Finish:
     height: int = 0
     format: str = "png"
     quality: int | None = None
+    output: str = "cutout"
 
     def check(self) -> None:
         """Raises PhotoError for what can't be made of any cutout."""
         check_encoding(self.suffix, self.quality)
+        if self.output not in OUTPUTS:
+            raise PhotoError(f"'{self.output}' is not what can be had: choose one of {', '.join(OUTPUTS)}.")
         if self.crop or self.size:
             check_margin(self.margin)
         if self.size:
@@ -248,19 +258,29 @@ class Finish:
         return cutout.framed(self.margin, self.size) if self.crop or self.size else cutout
 
     def pixels(self, framed: Cutout) -> Pixels:
-        """What was framed, on its background: H x W x 3, or x 4 if that is transparent. Raises PhotoError."""
+        """What was framed: its matte H x W, or on its background H x W x 3, x 4 if that is transparent.
+
+        Raises PhotoError.
+        """
+        if self.output == "matte":
+            return framed.alpha
         return framed.pixels(self._under, self.blur)
 
-    def write(self, framed: Cutout, path: str | os.PathLike[str]) -> None:
+    def write(self, framed: Cutout, target: Target) -> None:
         """A file of what was framed, on its background. Raises PhotoError, OSError."""
-        framed.save(path, self._under, self.blur, self.quality)
+        suffix = suffix_of(target) or self.suffix
+        with stage("save"):
+            if self.output == "matte":
+                save_pixels(framed.alpha, target, None, self.quality, framed.photo.dpi, suffix)
+            else:
+                framed.save(target, self._under, self.blur, self.quality, suffix)
 
-    def save(self, cutout: Cutout, path: str | os.PathLike[str]) -> None:
-        """A file of a cutout, framed and on its background; the extension of `path` decides on its format.
+    def save(self, cutout: Cutout, target: Target) -> None:
+        """A file of a cutout, framed and on its background.
 
-        Raises PhotoError, OSError.
+        The extension of a path decides on the format, else `format`. Raises PhotoError, OSError.
         """
-        self.write(self.frame(cutout), path)
+        self.write(self.frame(cutout), target)
 
     @property
     def _under(self) -> Background | None:

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from background_remover.kinds import too_many_bytes
+from background_remover.kinds import TooLargeError, too_many_bytes
 from utilities import PhotoError
 
 NO_DATA_URL = "This is not a photo as a data: URL that can be read: send it as 'data:image/png;base64,' and its bytes."
@@ -30,7 +30,7 @@ def decode_data_url(text: str, max_bytes: int) -> bytes:
     if not isinstance(text, str):
         raise PhotoError(NO_DATA_URL)
     if len(text) > ESCAPE * max_bytes + MAX_MIME:  # whatever it holds
-        raise PhotoError(too_many_bytes(max_bytes))
+        raise TooLargeError(too_many_bytes(max_bytes))
     url = text.encode("utf-8", "replace").strip(C0_AND_SPACE).translate(None, b"\t\n\r")
     head, comma, body = url.partition(b"#")[0].partition(b",")
     scheme, colon, mime = head.partition(b":")
@@ -45,7 +45,7 @@ def decode_data_url(text: str, max_bytes: int) -> bytes:
         if len(body) * 3 // 4 <= max_bytes:
             body = binascii.a2b_base64(body + b"=" * (-len(body) % 4))
     if len(body) > max_bytes:
-        raise PhotoError(too_many_bytes(max_bytes))
+        raise TooLargeError(too_many_bytes(max_bytes))
     return body
 
 

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from background_remover.fastpng import encode_png
 from utilities import PhotoError
 
 Pixels = NDArray[np.uint8]
+Target = str | os.PathLike[str] | BinaryIO
 
 JPEG_QUALITY = 95
 STEM_BYTES = 180  # of a file's name; file systems allow 255 with all that comes behind it
@@ -67,15 +68,17 @@ def safe_stem(name: str) -> str:
             kept += character
         elif category != "Cf" and not kept.endswith("-"):  # what only directs the others leaves no gap
             kept += "-"
-    stem = _cut(kept.strip(".-"), STEM_BYTES).strip(".-") or "photo"
+    stem = cut_name(kept.strip(".-"), STEM_BYTES).strip(".-") or "photo"
     reserved = unicodedata.normalize("NFKC", stem.partition(".")[0]).upper() in WINDOWS_RESERVED
     return f"photo-{stem}" if reserved else stem
 
 
-def _cut(text: str, most: int) -> str:
-    """The beginning of a text that has at most so many bytes in UTF-8, no letter parted from its marks."""
-    end = len(text.encode()[:most].decode(errors="ignore"))
-    while end < len(text) and end > 0 and unicodedata.category(text[end])[0] == "M":
+def cut_name(text: str, most: int) -> str:
+    """The beginning of a file's name that has at most so many bytes in UTF-8, no letter parted from its marks."""
+    end = min(len(text), most)
+    while len(text[:end].encode(errors="surrogateescape")) > most or (
+        0 < end < len(text) and unicodedata.category(text[end])[0] == "M"
+    ):
         end -= 1
     return text[:end]
 
@@ -88,33 +91,42 @@ def check_encoding(suffix: str, quality: int | None) -> None:
         raise PhotoError(f"A quality of {quality!r} can't be made: choose a whole number from 1 to 100.")
 
 
-def holds_16_bits(path: str | os.PathLike[str]) -> bool:
-    """Whether the format of a path's extension does."""
-    return ENCODERS[Path(path).suffix.lower()].deep
+def suffix_of(target: Target) -> str:
+    """The extension of a path, dot included; none of a file object."""
+    return Path(target).suffix if isinstance(target, str | os.PathLike) else ""
+
+
+def holds_16_bits(suffix: str) -> bool:
+    """Whether the format of an extension does."""
+    return ENCODERS[suffix.lower()].deep
 
 
 def save_pixels(
     pixels: NDArray[Any],
-    path: str | os.PathLike[str],
+    target: Target,
     icc: bytes | None = None,
     quality: int | None = None,
     dpi: tuple[float, float] | None = None,
+    suffix: str | None = None,
 ) -> None:
     """Write H x W (x 3 or 4) as PNG, WebP or TIFF (lossless), or JPEG (over white), by the path's extension.
+
+    `target` may be a binary file object instead, with the extension as `suffix`.
 
     Colours of 16 bits, H x W x 3 or 4, are for formats that hold them. `dpi`, pixels an inch across and down, is kept
     by all but WebP. `quality`, 1 to 100, makes WebP lossy (its alpha stays exact) and is JPEG's, which is JPEG_QUALITY
     without it; PNG and TIFF take no notice. Raises PhotoError for what the format can't do, OSError where the file
     can't be written.
     """
-    suffix = Path(path).suffix
+    suffix = suffix_of(target) if suffix is None else suffix
     check_encoding(suffix, quality)
     encoder = ENCODERS[suffix.lower()]
     if encoder.name == "PNG":
-        Path(path).write_bytes(encode_png(pixels, icc, dpi))
+        data = encode_png(pixels, icc, dpi)
+        Path(target).write_bytes(data) if isinstance(target, str | os.PathLike) else target.write(data)
         return
     if pixels.dtype == np.uint16:
-        _save_deep_tiff(pixels, path, icc, dpi)
+        _save_deep_tiff(pixels, target, icc, dpi)
         return
     if encoder.longest and max(pixels.shape[:2]) > encoder.longest:
         raise PhotoError(f"A {encoder.name} has at most {encoder.longest} pixels a side: choose PNG.")
@@ -124,12 +136,12 @@ def save_pixels(
     if quality is not None and encoder.lossy is not None:
         options = options | encoder.lossy | {"quality": quality}
     options = options | ({"dpi": dpi} if dpi else {})
-    Image.fromarray(pixels).save(path, encoder.name, icc_profile=icc, **options)
+    Image.fromarray(pixels).save(target, encoder.name, icc_profile=icc, **options)
 
 
 def _save_deep_tiff(
     pixels: NDArray[np.uint16],
-    path: str | os.PathLike[str],
+    target: Target,
     icc: bytes | None,
     dpi: tuple[float, float] | None,
 ) -> None:
@@ -137,7 +149,7 @@ def _save_deep_tiff(
     import tifffile
 
     tifffile.imwrite(
-        path,
+        target,
         pixels,
         photometric="rgb",
         extrasamples=["unassalpha"] if pixels.shape[2] == 4 else None,

@@ -22,7 +22,7 @@ import httpx
 
 from background_remover import photos
 from background_remover.encoding import safe_stem
-from background_remover.kinds import too_many_bytes
+from background_remover.kinds import TooLargeError, too_many_bytes
 from utilities import PhotoError
 
 MAX_REDIRECTS = 5
@@ -164,7 +164,7 @@ async def _content(answer: httpx.Response, max_bytes: int) -> AsyncIterator[byte
 
 def _check_size(count: int, max_bytes: int) -> None:
     if count > max_bytes:
-        raise PhotoError(too_many_bytes(max_bytes))
+        raise TooLargeError(too_many_bytes(max_bytes))
 
 
 class PublicTransport(httpx.AsyncHTTPTransport):

@@ -6,12 +6,21 @@ import re
 from typing import NamedTuple
 
 from background_remover.tiff import STARTS, read_directory
+from utilities import PhotoError
 
 DAMAGED = "This photo is damaged or incomplete: save or download it again."
 SLOW = "This photo is stored in a way that takes too long to open: save it again, as a PNG or JPEG."
 RARE_TIFF = "This TIFF has pixels of a rare kind, such as floats: save it with 8 or 16 bits a channel."
 FORMATS_TEXT = "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF"
 HEAD = 4096  # bytes of a file that are looked at
+
+
+class NotAPhotoError(PhotoError):
+    """A file of another kind, or of a format that is not read here."""
+
+
+class TooLargeError(PhotoError):
+    """More bytes or pixels than a limit allows."""
 
 
 class Kind(NamedTuple):

@@ -20,8 +20,18 @@ from background_remover.data_urls import decode_data_url
 from background_remover.decoding import Photo, from_array, from_image, from_jpeg, from_webp
 from background_remover.jpeg import END as JPEG_END
 from background_remover.jpeg import mend
-from background_remover.kinds import RARE_TIFF, other_kind, too_many_bytes, too_many_pixels, why_not
+from background_remover.kinds import (
+    DAMAGED,
+    RARE_TIFF,
+    NotAPhotoError,
+    TooLargeError,
+    other_kind,
+    too_many_bytes,
+    too_many_pixels,
+    why_not,
+)
 from background_remover.orientation import SIDEWAYS, drop_unreadable_exif, read_orientation, upright
+from background_remover.stages import stage
 from background_remover.tiff import BITS, says_bits
 from utilities import PhotoError, as_channels
 
@@ -51,8 +61,8 @@ def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: 
     A Photo is one already. Arrays are grey, grey and alpha, RGB or RGBA, in the ranges of `utilities.to_bytes`. A file
     says its depth itself. Of several frames or pages the first counts. The limits can be lowered.
 
-    Raises PhotoError: no such file, not one of FORMATS, damaged, over `max_bytes` or `max_pixels`, over LONGEST_SIDE,
-    or stored in a way that takes too long to open, see `containers.simplify`.
+    Raises PhotoError: no such file, damaged, over LONGEST_SIDE; NotAPhotoError: not one of FORMATS; TooLargeError: over
+    `max_bytes` or `max_pixels`; or stored in a way that takes too long to open, see `containers.simplify`.
     """
     if isinstance(source, Photo):
         return source
@@ -65,7 +75,7 @@ def open_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS, max_bytes: 
         if source.format == "TIFF":
             drop_unreadable_exif(source)
         return _upright(from_image(source), source)
-    with _opening(source, max_pixels, max_bytes) as (image, data):
+    with stage("open"), _opening(source, max_pixels, max_bytes) as (image, data):
         if image.format == "JPEG" and not data.endswith(JPEG_END):
             data = mend(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -94,7 +104,7 @@ def _opening(source: FileSource, max_pixels: int, max_bytes: int) -> Iterator[tu
     data = _read(source, max_bytes)
     kind = other_kind(data)
     if kind:
-        raise PhotoError(kind.sentence)
+        raise NotAPhotoError(kind.sentence)
     pillow_heif.register_heif_opener()
     try:
         data = simplify(data)
@@ -104,10 +114,11 @@ def _opening(source: FileSource, max_pixels: int, max_bytes: int) -> Iterator[tu
     except PhotoError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PhotoError(too_many_pixels(max_pixels)) from error
+        raise TooLargeError(too_many_pixels(max_pixels)) from error
     except Exception as error:  # a decoder that is fed garbage raises anything, SyntaxError included
         rare = isinstance(error, UnidentifiedImageError) and says_bits(data)
-        raise PhotoError(RARE_TIFF if rare else why_not(data)) from error
+        sentence = RARE_TIFF if rare else why_not(data)
+        raise (PhotoError if sentence == DAMAGED else NotAPhotoError)(sentence) from error
 
 
 def check_bytes(count: int, max_bytes: int | None = None) -> None:
@@ -116,7 +127,7 @@ def check_bytes(count: int, max_bytes: int | None = None) -> None:
     if count == 0:
         raise PhotoError("This file is empty: choose another, or save it again.")
     if count > most:
-        raise PhotoError(too_many_bytes(most))
+        raise TooLargeError(too_many_bytes(most))
 
 
 def check_pixels(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
@@ -124,7 +135,7 @@ def check_pixels(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     if width < 1 or height < 1:
         raise PhotoError("This photo has no pixels: choose another.")
     if width * height > max_pixels:
-        raise PhotoError(too_many_pixels(max_pixels))
+        raise TooLargeError(too_many_pixels(max_pixels))
     if max(width, height) > LONGEST_SIDE:
         raise PhotoError(f"This photo has more than {LONGEST_SIDE} pixels on a side: make it smaller first.")
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import queue
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +21,9 @@ from background_remover.cutout import Cutout
 from background_remover.decoding import Photo
 from background_remover.encoding import safe_stem
 from background_remover.engines import SIDE, Engine, Wrapper
+from background_remover.outputs import Task, identity_of
 from background_remover.photos import PhotoSource, open_photo
+from background_remover.stages import stage
 from background_remover.weights import Weights, build_network
 from utilities import PhotoError, enlarge
 
@@ -27,6 +33,7 @@ NOTHING_FOUND = "Nothing in this photo stands out as the subject, so the matte i
 # Of 255: the network's peak from which a photo has a subject, some pixel being rather it than not. Textures reach 115,
 # subjects 247. `utilities.EMPTY` is lower, since the model card's formulas stretch whatever a caller's network finds.
 FOUND = 128
+MANY = 1000  # photos, where nobody knows how many there are
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class Outcome:
     name: str  # the photo's file name
     path: Path | None = None  # of its result, None if there is none
     reason: str = ""  # why there is none, or why it is empty, in one sentence
+    photo: Path | str = field(default="", compare=False)  # as it was given
+    seconds: float = field(default=0.0, compare=False)
 
 
 class BackgroundRemover:
@@ -94,11 +103,13 @@ class BackgroundRemover:
         """
         opened = open_photo(photo)
         self._between_steps()
-        (matte,) = self.engine(opened.for_network(SIDE)[np.newaxis])
+        with stage("network"):
+            (matte,) = self.engine(opened.for_network(SIDE)[np.newaxis])
         self._between_steps()
         if matte.max() < FOUND:
             return Cutout(opened, np.zeros(opened.shape, np.uint8), opened.rgb)
-        return Cutout.from_matte(opened, enlarge(matte, opened.shape), refine=refine, foreground=foreground)
+        with stage("matte"):
+            return Cutout.from_matte(opened, enlarge(matte, opened.shape), refine=refine, foreground=foreground)
 
     def each(
         self,
@@ -118,7 +129,7 @@ class BackgroundRemover:
         """
         paths = [Path(photo) for photo in photos]
         Path(folder).mkdir(parents=True, exist_ok=True)
-        originals = {_identity(path) for path in paths} - {None}
+        originals = {identity_of(path) for path in paths} - {None}
         taken: set[str] = set()
         for photo in paths:
             stem = safe_stem(photo.name)
@@ -126,28 +137,83 @@ class BackgroundRemover:
             path = next(
                 path
                 for path in (Path(folder) / (name + suffix) for name in stems)
-                if path.name.lower() not in taken and _identity(path) not in originals
+                if path.name.lower() not in taken and identity_of(path) not in originals
             )
-            try:
-                with opening(photo) as opened:
-                    cutout = self(opened, **options)
-                    save(cutout, path)
-            except PhotoError as error:
-                yield Outcome(photo.name, reason=str(error))
-                continue
-            except Exception:  # whatever it is, the other photos are not to be lost
-                logger.exception("A photo of several failed")
+            outcome = self._attempt(Task(photo, path), save, opening, options)
+            if outcome.path:
+                taken.add(path.name.lower())
+            else:
                 path.unlink(missing_ok=True)  # what may be half a file
-                yield Outcome(photo.name, reason="Something went wrong with this photo: try it again on its own.")
-                continue
-            taken.add(path.name.lower())
-            yield Outcome(photo.name, path, "" if cutout.found else NOTHING_FOUND)
+            yield outcome
 
+    def run(
+        self,
+        tasks: Iterable[Task],
+        save: Callable[[Cutout, Path], None],
+        opening: Callable[[Any], AbstractContextManager[Photo]] = lambda path: nullcontext(open_photo(path)),
+        count: int = MANY,
+        **options: bool,
+    ) -> Iterator[Outcome]:
+        """Cut many photos out, as quickly as this machine can, each to the path that its task names.
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from others whatever it is called, through links and case; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        `count` is how many there are, if that is known. As many are worked on at once as `Engine.split` says, and
+        outcomes come as they are done; the rest is as for `each`. Tasks are taken as they are begun: where they end, so
+        does the run, once those in hand are done.
+        """
+        tasks, lock = iter(tasks), threading.Lock()
+        outcomes: queue.SimpleQueue[Outcome | BaseException | None] = queue.SimpleQueue()
+        wanted = True
+
+        def work() -> None:
+            try:
+                with self.engine.one_of(lanes):
+                    while wanted:
+                        with lock:
+                            task = next(tasks, None)
+                        if task is None:
+                            break
+                        outcomes.put(self._attempt(task, save, opening, options))
+            except BaseException as error:  # of the tasks themselves
+                outcomes.put(error)
+            outcomes.put(None)
+
+        lanes = self.engine.split(count)
+        workers = [threading.Thread(target=work, name="cutout") for _ in range(lanes)]
+        for worker in workers:
+            worker.start()
+        running = len(workers)
+        try:
+            while running:
+                outcome = outcomes.get()
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                if outcome is None:
+                    running -= 1
+                else:
+                    yield outcome
+        finally:
+            wanted = False
+            for worker in workers:
+                worker.join()
+
+    def _attempt(
+        self,
+        task: Task,
+        save: Callable[[Cutout, Path], None],
+        opening: Callable[[Any], AbstractContextManager[Photo]],
+        options: dict[str, bool],
+    ) -> Outcome:
+        """One photo of several, whatever becomes of it."""
+        start, name = time.perf_counter(), Path(task.photo).name
+        try:
+            with opening(task.photo) as photo:
+                cutout = self(photo, **options)
+                save(cutout, task.result)
+        except PhotoError as error:
+            path, reason = None, str(error)
+        except Exception:  # whatever it is, the other photos are not to be lost
+            logger.exception("A photo of several failed")
+            path, reason = None, "Something went wrong with this photo: try it again on its own."
+        else:
+            path, reason = task.result, "" if cutout.found else NOTHING_FOUND
+        return Outcome(name, path, reason, task.photo, time.perf_counter() - start)

@@ -29,8 +29,10 @@ from background_remover import photos
 from background_remover.allocator import trim_memory
 from background_remover.decoding import Photo, Pixels
 from background_remover.depth import Deep
+from background_remover.kinds import NotAPhotoError, TooLargeError
 from background_remover.photos import PhotoHeader
 from background_remover.scheduler import ENDING
+from background_remover.stages import stage
 from utilities import PhotoError
 
 try:
@@ -57,6 +59,7 @@ POLL = 0.1  # seconds between two looks at whether somebody still waits
 TOO_SLOW = "This photo takes too long to open: save it again as an ordinary JPEG or PNG."
 CANNOT = "This photo can't be opened within the memory that there is for one: make it smaller first."
 
+ERRORS = {error.__name__: error for error in (PhotoError, NotAPhotoError, TooLargeError)}
 KINDS = {"bytes": "uint8", "uint8": "uint8", "uint16": "uint16"}  # of what is shared, and how its numbers are kept
 
 Answer = TypeVar("Answer")
@@ -101,7 +104,8 @@ class Sandbox:
         """
         if not BOUNDED:
             return photos.open_photo(path, **self._limits)
-        return self._ask("open", path, check, read_photo)
+        with stage("open"):
+            return self._ask("open", path, check, read_photo)
 
     def close(self) -> None:
         """End all workers, and start no more; what they have in hand fails."""
@@ -234,7 +238,7 @@ class Worker:
         """
         try:
             answer = dict(json.loads(line))
-            told = answer.get("error")
+            told, kind = answer.get("error"), str(answer.get("kind"))
             if told is None:
                 arrays = {name: self._copy(*place) for name, place in answer["arrays"].items()}
                 found = read(**answer["values"], **arrays)
@@ -244,7 +248,7 @@ class Worker:
             self.kill()
             raise PhotoError(CANNOT) from error
         if told is not None:
-            raise PhotoError(str(told)[:LONGEST_ERROR])
+            raise ERRORS.get(kind, PhotoError)(str(told)[:LONGEST_ERROR])
         return found
 
     def _copy(self, kind: str, shape: list[int], start: int) -> NDArray[Any] | bytes:
@@ -351,7 +355,9 @@ def answer_to(request: dict[str, Any], arena: mmap.mmap) -> dict[str, Any]:
             return {"values": dataclasses.asdict(photos.measure_photo(request["path"], **limits)), "arrays": {}}
         return leave(photos.open_photo(request["path"], **limits), arena)
     except PhotoError as error:
-        return {"error": CANNOT if isinstance(error.__cause__, MemoryError) else str(error)}
+        if isinstance(error.__cause__, MemoryError):
+            return {"error": CANNOT}
+        return {"error": str(error), "kind": type(error).__name__}
     except MemoryError:
         return {"error": CANNOT}
 

@@ -8,7 +8,6 @@ for a slot of its kind, and gives both back at its end. Jobs run in threads, and
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections import Counter, deque
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from background_remover.allocator import heap_memory, trim_memory
+from background_remover.allocator import resident_memory, total_memory, trim_memory
 from utilities import PhotoError
 
 Kind = Literal["photo", "edit", "batch"]
@@ -29,8 +28,9 @@ WAITING = {"photo": (8, 32, 64), "edit": (8, 32, 64), "batch": (2, 4, 8)}  # job
 # for each other, edits of large ones among them, all others another, so that these are never held up by those, and
 # the other edits a third.
 MEMORY = {"large": 1_300_000_000, "other": 450_000_000, "edit": 350_000_000}
-HEAP = 1_800_000_000  # bytes of memory, in use or freed, above which what is freed goes back to the system,
-FREED = 1_000_000_000  # if it is more than that: the network needs 900 MB of it at every photo
+# Bytes of memory, more than before the first job, from which what is freed goes back to the system. What the network
+# needs at every photo is in that already; it would take half a second each time to have it anew.
+GROWN = 400_000_000
 POLL = 0.1  # seconds between two looks at whether somebody still waits
 UNHEARD = 0.5  # seconds after which a job for whose result nobody listens makes way for another
 PATIENCE = 10.0  # seconds for which a photo of a batch lets single ones go before it, and a large one smaller ones
@@ -100,6 +100,7 @@ class Scheduler:
         scale = min(1.0, total_memory() / 4e9)
         self._memory = memory or {share: int(scale * byte_count) for share, byte_count in MEMORY.items()}
         self._claimed = dict.fromkeys(self._memory, 0)
+        self._resident = resident_memory()
         self._jobs: set[Job] = set()
         self._coming: dict[tuple[Kind, str], deque[float]] = {}  # by kind and address, since when
         self._turns: Counter[str] = Counter()  # that run, of each session and each address
@@ -212,8 +213,7 @@ class Scheduler:
                 self._turns.subtract((f"session {job.client.session}", f"address {job.client.address}"))
                 self._turns += Counter()  # without those that have none
                 self._changed.notify_all()
-            heap, freed = heap_memory()
-            if heap > HEAP and freed > FREED:
+            if resident_memory() > self._resident + GROWN:
                 trim_memory()
 
     @contextmanager
@@ -319,16 +319,3 @@ class Scheduler:
         mean = sum(self._seconds[kind]) / len(self._seconds[kind])
         seconds = max(5, math.ceil(mean * count / SLOTS.get(kind, 1) / 5) * 5)
         return f"about {seconds} seconds" if seconds < 90 else f"about {math.ceil(seconds / 60)} minutes"
-
-
-def total_memory() -> int:
-    """Bytes of memory that this machine, or the container that it is, has; 4 GB where nothing says."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 4_000_000_000
-    try:
-        with open("/sys/fs/cgroup/memory.max") as file:  # noqa: PTH123
-            return min(total, int(file.read()))
-    except (OSError, ValueError):
-        return total

@@ -23,6 +23,7 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors.torch
 import torch
@@ -63,6 +64,7 @@ SUFFIXES = (".safetensors", ".onnx", *PICKLES)
 
 HUB_RETRY = 24 * 3600.0  # seconds for which a default that fell back does not ask the Hub again
 
+ON_HUB = "the Hugging Face Hub, {}"
 ELSEWHERE = f"set RMBG_WEIGHTS to a local file or to '{ISNET}'"
 WAYS_OUT = (
     f"set RMBG_WEIGHTS to a local file of {BRIA} or IS-Net weights, or set HF_TOKEN to the token of an account "
@@ -103,6 +105,38 @@ def load(source: str | os.PathLike[str] | None = None) -> Weights:
     level = logging.WARNING if weights.note else logging.INFO
     logger.log(level, "%s", " ".join((f"Weights: {weights.name}. Licence: {weights.licence}.", weights.note)).strip())
     return weights
+
+
+class Present(NamedTuple):
+    """Weights that are on this machine."""
+
+    name: str
+    licence: str
+    sha256: str
+    path: Path
+    origin: str  # where it came from
+
+
+def present(source: str | None = None) -> list[Present]:
+    """The weights that need no download: BRIA's, IS-Net's, and those that `source` or RMBG_WEIGHTS names.
+
+    Raises WeightsError if those that are named are damaged.
+    """
+    found = []
+    if bria := hub.find(BRIA, _candidates(BRIA)):
+        found.append(Present(BRIA, BRIA_LICENCE, bria[1], bria[0], ON_HUB.format(BRIA)))
+    if isnet := _cached_isnet():
+        found.append(Present(ISNET, ISNET_LICENCE, isnet[1], isnet[0], f"npm, {ISNET_PACKAGE}"))
+    source = source or os.environ.get("RMBG_WEIGHTS") or ""
+    if source in ("", BRIA, ISNET):
+        return found
+    path = Path(source).expanduser()
+    if path.exists():
+        path, digest, name, licence = _identify(path)
+        found.append(Present(name, licence, digest, path, "a local file"))
+    elif repo := hub.find(source, _candidates(source)):
+        found.append(Present(source, hub.licence(source), repo[1], repo[0], ON_HUB.format(source)))
+    return found
 
 
 def build_network(weights: Weights) -> BriaRMBG:
@@ -180,6 +214,11 @@ def _candidates(repo: str) -> list[hub.Candidate]:
 
 
 def _load_path(path: Path) -> Weights:
+    return _read(*_identify(path))
+
+
+def _identify(path: Path) -> tuple[Path, str, str, str]:
+    """A file, or the one in a folder: its path, its sha256, and the name and licence of what that is known as."""
     if path.is_dir():
         candidates = [path / name for name in FILE_NAMES] + sorted(path.glob("*.onnx"))
         found = next((file for file in candidates if file.is_file()), None)
@@ -191,10 +230,10 @@ def _load_path(path: Path) -> Weights:
     except OSError as error:
         raise WeightsError(f"The file '{path}' can't be read: check that you have permission to read it.") from error
     if digest in BRIA_SHA256.values():
-        return _read(path, digest, BRIA, BRIA_LICENCE)
+        return path, digest, BRIA, BRIA_LICENCE
     if digest == ISNET_MODEL_SHA256:
-        return _read(path, digest, ISNET, ISNET_LICENCE)
-    return _read(path, digest, str(path), "unknown, it is that of the local file")
+        return path, digest, ISNET, ISNET_LICENCE
+    return path, digest, str(path), "unknown, it is that of the local file"
 
 
 def _read(path: Path, digest: str, name: str, licence: str) -> Weights:

@@ -27,5 +27,5 @@ VOLUME /cache
 EXPOSE 7860
 # The first start fetches the weights.
 HEALTHCHECK --start-period=5m --interval=30s --timeout=10s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/config', timeout=9)"]
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/ready', timeout=9)"]
 CMD ["python", "app.py"]

@@ -27,7 +27,15 @@ from typing import Any
 import gradio as gr
 
 import background_remover
-from background_remover import BackgroundRemover, Cutout, EngineError, Finish, PhotoError, WeightsError
+from background_remover import (
+    BackgroundRemover,
+    Cutout,
+    EngineError,
+    Finish,
+    PhotoError,
+    WeightsError,
+    monitoring,
+)
 from background_remover.choices import BACKGROUND_IMAGE, REFINE, TEXTS
 from background_remover.compositing import BLUR
 from background_remover.framing import MARGIN
@@ -77,6 +85,7 @@ from background_remover.page.turns import (
     scheduler,
     turn,
 )
+from background_remover.routes import routes
 from background_remover.scheduler import WAITING, Kind
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -526,6 +535,11 @@ with CheckedBlocks(title="Background remover", analytics_enabled=False) as demo:
             build_several()
     gr.Markdown(f"{ABOUT}\n\n{KEPT}", elem_id="about")
 
+try:
+    demo.more_routes = routes(remover)
+except SettingError as error:
+    raise SystemExit(str(error)) from None
+monitoring.log_requests()
 demo.queue(api_open=False, max_size=MAX_EVENTS)
 gradio_overrides.install()
 file_store().keep_sweeping(recent.forget_deleted)

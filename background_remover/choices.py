@@ -5,7 +5,12 @@ Nothing heavy is imported here, so that the command line can tell them at once.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from math import isfinite
 from typing import Any, NamedTuple
+
+YES = ("true", "1", "yes", "on")
+NO = ("false", "0", "no", "off")
 
 
 class Choice(NamedTuple):
@@ -16,6 +21,24 @@ class Choice(NamedTuple):
     default: Any
     text: str
     values: tuple[str, ...] = ()
+
+    def read(self, value: Any) -> Any:
+        """The value of a text, or of what JSON has; the default for none. Raises ValueError, one sentence."""
+        if value is None or value == "":
+            return self.default
+        if self.kind is bool and (isinstance(value, bool) or str(value).lower() in (*YES, *NO)):
+            return value if isinstance(value, bool) else str(value).lower() in YES
+        if self.kind is str and isinstance(value, str) and (not self.values or value in self.values):
+            return value
+        if self.kind in (int, float) and isinstance(value, str | int | float) and not isinstance(value, bool):
+            with suppress(ValueError, OverflowError):
+                number = float(value)
+                if isfinite(number) and (self.kind is float or number == int(number)):
+                    return self.kind(number)
+        what = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[self.kind]
+        if self.values:
+            what = f"one of {', '.join(self.values)}"
+        raise ValueError(f"The parameter '{self.name}' is {what}.")
 
 
 CHOICES = (

@@ -7,8 +7,6 @@ found out without torch.
 from __future__ import annotations
 
 import csv
-import errno
-import glob
 import io
 import json
 import logging
@@ -18,91 +16,31 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import unquote
 
 import click
 
-from background_remover.choices import BACKGROUND_IMAGE, CHOICES, REFINE, Choice
+from background_remover.choices import BACKGROUND_IMAGE, CHOICES, REFINE
+from background_remover.commands import (
+    PHOTOS,
+    Commands,
+    PhotosCommand,
+    finish_option,
+    with_engine_options,
+)
 
 if TYPE_CHECKING:
     from background_remover.cutout import Cutout, Finish
     from background_remover.decoding import Photo
-    from background_remover.outputs import Source, Task
+    from background_remover.outputs import Task
     from background_remover.pipeline import BackgroundRemover
 
 STREAM = "-"
-PHOTOS = ""  # the name of the command that is meant where none is named
-# What is a photo in a folder; a file that is named itself is opened whatever it is called.
-EXTENSIONS = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".heic", ".heif", ".hif", ".avif"),
-    *(".gif", ".bmp", ".dib", ".tif", ".tiff"),
-}
-SETTLED = 2.0  # seconds for which a file has not changed when it counts as whole
 LOOK = 0.5  # seconds between two looks at a watched folder
 SOME_FAILED, USAGE, INTERRUPTED = 1, 2, 130  # exit codes
-
-RESULT = re.compile(r"(.+)-(cutout|matte)(-\d+)?", re.DOTALL)  # the stem of one that lies beside its photo
-
-
-class UnnamedContext(click.Context):
-    """The context of the command that needs no name."""
-
-    @property
-    def command_path(self) -> str:
-        """As usage has it."""
-        return self.parent.command_path if self.parent else super().command_path
-
-
-class PhotosCommand(click.Command):
-    """The command that needs no name."""
-
-    context_class = UnnamedContext
-
-
-class Commands(click.Group):
-    """Commands, of which `photos` needs no name."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click's, with the name put before what is no other command."""
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help", "--version"):
-            args = [PHOTOS, *args]
-        return super().parse_args(ctx, args)
-
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """That of `photos`, and the other commands."""
-        photos = self.commands[PHOTOS]
-        photos.format_help(click.Context(photos, info_name=ctx.info_name), formatter)
-        with formatter.section("Commands"):
-            others = [command for name, command in self.commands.items() if name != PHOTOS]
-            formatter.write_dl([(command.name or "", command.get_short_help_str(80)) for command in others])
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
-        """The commands, and what `photos` takes."""
-        photos = self.commands[PHOTOS]
-        found = super().shell_complete(ctx, incomplete)
-        inner = click.Context(photos, parent=ctx, info_name=PHOTOS)
-        return [*found, *photos.shell_complete(inner, incomplete), *photos.params[0].shell_complete(inner, incomplete)]
-
-
-def finish_option(choice: Choice) -> click.Option:
-    """The option for a field of `Finish`; without it the field has its own default."""
-    name = f"--{choice.name}"
-    if choice.kind is bool:
-        return click.Option([f"{name}/--no-{choice.name}"], default=None, help=choice.text)
-    shown = f"{choice.text}  [{choice.default}]" if choice.default is not None else choice.text
-    kind: Any = click.Choice(choice.values) if choice.values else choice.kind
-    return click.Option([name], type=kind, default=None, help=shown)
-
-
-def with_engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options for which weights are run, and on what."""
-    command = click.option("--precision", help="fp32, bf16 or fp16  [what is quickest here]")(command)
-    command = click.option("--device", help="cuda, mps or cpu  [the first that is there]")(command)
-    return click.option("--weights", help="a name, a Hub repo, a file or a folder  [RMBG_WEIGHTS]")(command)
 
 
 def print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -131,11 +69,14 @@ def cutout(ctx: click.Context) -> None:
 def main() -> NoReturn:
     """The console script."""
     program = "cutout" if Path(sys.argv[0]).stem != "__main__" else "python -m background_remover"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no name of a file ends the run
     try:
         cutout(prog_name=program)
-    except BrokenPipeError:  # whoever read the results has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(SOME_FAILED)
+    except OSError as error:
+        click.echo(f"Error: Something can't be read or written ({error.strerror}): check what was named.", err=True)
+    os._exit(SOME_FAILED)  # without writing once more to what is full
 
 
 # --- photos -------------------------------------------------------------------------------------------
@@ -163,9 +104,11 @@ def photos_command(ctx: click.Context, /, photos: tuple[str, ...], watch: str | 
     log_for_people()
     if not photos and not watch:
         raise click.UsageError("Name a photo, a folder or a URL, or '-' for standard input.")
+    if options["out"] == STREAM and STREAM not in photos:
+        raise click.UsageError("Only the result of '-' goes to standard output: 'cutout - < photo.jpg > cutout.png'.")
     if STREAM in photos and (len(photos) > 1 or watch or options["as_json"] or options["report"]):
         raise click.UsageError("'-' stands alone: one photo comes in, and its result goes out.")
-    with Run(**options) as run:
+    with ending_at_once(), Run(**options) as run:
         if photos == (STREAM,):
             code = run.stream()
         elif watch:
@@ -176,6 +119,20 @@ def photos_command(ctx: click.Context, /, photos: tuple[str, ...], watch: str | 
 
 
 photos_command.params[2:2] = [finish_option(choice) for choice in CHOICES if choice.name != "output"]
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """While it runs, Ctrl-C ends with the exit code that shells expect, where nothing else is said."""
+
+    def stop(*_: object) -> None:
+        sys.exit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Run:
@@ -197,23 +154,30 @@ class Run:
         **choices: Any,
     ) -> None:
         from background_remover.encoding import ENCODERS
+        from background_remover.finding import EXTENSIONS
 
         self._engine = weights, device, precision
         self._refine, self._overwrite, self._as_json = refine, overwrite, as_json
         self._remover: BackgroundRemover | None = None
+        if out == "":
+            raise click.UsageError("The name for results is empty: name a file or a folder.")
         path = None if out in (None, STREAM) else Path(out)
-        is_file = path is not None and path.suffix.lower() in ENCODERS and not path.is_dir()
-        self._file = path if is_file else None
-        self._folder = None if is_file else path
-        if self._file and choices["format"] in (None, self._file.suffix.lower()[1:]):
-            choices["format"] = self._file.suffix.lower()[1:]
-        elif self._file:
-            raise click.UsageError(f"'{self._file.name}' is no {choices['format']} file: leave --format out.")
+        suffix = "" if path is None or str(out).endswith(("/", os.sep)) or os.path.isdir(path) else path.suffix.lower()  # noqa: PTH112
+        self._file = path if suffix in {*ENCODERS, *EXTENSIONS} else None
+        self._folder = None if self._file else path
+        if self._file:
+            if choices["format"] and ENCODERS[f".{choices['format']}"] is not ENCODERS.get(suffix):
+                raise click.UsageError(f"'{self._file.name}' is no {choices['format']} file: leave --format out.")
+            choices["format"] = suffix[1:]
+        elif self._folder and os.path.isfile(self._folder):  # noqa: PTH113
+            raise click.UsageError(f"'{self._folder.name}' is a file, and not of a picture: name a folder.")
         self._finish = make_finish(background_image, output="matte" if matte else "cutout", **choices)
         self._stopping = False
         self._counts = {"done": 0, "skipped": 0, "failed": 0}
         self._start = time.monotonic()
         self._bar: Any = None
+        if report and Path(report).suffix.lower() in EXTENSIONS:  # it would take the place of a photo
+            raise click.UsageError(f"'{Path(report).name}' is no name for a report: choose one such as report.csv.")
         self._report = Report(report) if report else None
 
     def __enter__(self) -> Run:
@@ -227,10 +191,16 @@ class Run:
 
     def stream(self) -> int:
         """The photo from standard input, its result to standard output, or to the file that was named."""
+        from background_remover.outputs import identity_of
         from utilities import PhotoError
 
-        if not self._file and (self._folder or sys.stdout.isatty()):
+        if not self._file and (self._folder or (sys.stdout and sys.stdout.isatty())):
             raise click.UsageError("The result of '-' is a picture: send it into a file, as in '> cutout.png'.")
+        if sys.stdin is None or (sys.stdout is None and not self._file):
+            raise click.UsageError("Standard input or output is closed: open it, or name files.")
+        photo = os.fstat(sys.stdin.fileno())
+        if self._file and identity_of(self._file) == (photo.st_dev, photo.st_ino):
+            raise click.UsageError(f"'{self._file.name}' is the photo itself: choose another name.")
         try:
             cutout = self.remover(sys.stdin.buffer, refine=self._refine)
             if self._file:
@@ -260,6 +230,10 @@ class Run:
 
     def watch(self, photos: list[str]) -> int:
         """What is in the folders, and what arrives there, until it is ended."""
+        from background_remover.finding import Settled
+
+        if self._file:
+            raise click.UsageError(f"'{self._file.name}' is one file, for all that arrive: name a folder.")
         settled, taken = Settled(), dict[Path | str, tuple[int, int]]()
         click.echo(f"Watching '{shown(photos[0])}': Ctrl-C ends it.", err=True)
         with self._ending_early():
@@ -289,16 +263,17 @@ class Run:
 
     def _plan(self, photos: Iterable[str]) -> list[Task]:
         """The photos and where their results belong."""
+        from background_remover.finding import find
         from background_remover.outputs import Task, identity_of, plan
 
-        sources = {source.photo: source for photo in photos for source in find(photo, self._folder)}
+        sources = find(photos, self._folder)
         if self._file is None:
-            return plan(sources.values(), self._folder, self._finish.output, self._finish.suffix)
+            return plan(sources, self._folder, self._finish.output, self._finish.suffix)
         if len(sources) > 1:
             raise click.UsageError(f"'{self._file.name}' is one file, for {len(sources)} photos: name a folder.")
-        if identity_of(self._file) in {identity_of(photo) for photo in sources} - {None}:
+        if identity_of(self._file) in {identity_of(source.photo) for source in sources} - {None}:
             raise click.UsageError(f"'{self._file.name}' is the photo itself: choose another name.")
-        return [Task(photo, self._file) for photo in sources]
+        return [Task(source.photo, self._file) for source in sources]
 
     def _work_off(self, tasks: list[Task]) -> None:
         """Make those that are not done yet."""
@@ -314,13 +289,15 @@ class Run:
                 self._tell("skipped", task.photo, task.result)
             else:
                 left.append(task)
-        while left and self._remover is None and isinstance(left[0].photo, Path):
+        while left and self._remover is None and isinstance(left[0].photo, Path) and not self._stopping:
             try:  # what can't be opened needs no network, which takes seconds to be there
                 with opening(left[0].photo):
                     break
             except PhotoError as error:
                 self._tell("failed", left.pop(0).photo, None, str(error))
-        if not left:
+            except Exception:  # told as for the others, when its turn comes
+                break
+        if not left or self._stopping:
             return
         wanted = (task for task in left if not self._stopping)
         for outcome in self.remover.run(wanted, self._save, opening, len(left), refine=self._refine):
@@ -383,7 +360,7 @@ class Run:
         if self._as_json:
             click.echo(json.dumps(row))
         elif reason:
-            self._write(f"{shown(photo)}: {reason}", err=True)
+            self._write(f"{shown(photo)}: {shown(reason)}", err=True)
         elif self._bar is None:
             self._write(f"{shown(photo)} -> {shown(str(result))}" + (" (as it was)" if status == "skipped" else ""))
 
@@ -399,7 +376,7 @@ class Run:
             click.echo(f"{counts} in {time.monotonic() - self._start:.1f} s", err=True)
 
     def _fail(self, sentence: str) -> int:
-        click.echo(f"Error: {sentence}", err=True)
+        click.echo(f"Error: {shown(sentence)}", err=True)
         return SOME_FAILED
 
 
@@ -425,43 +402,6 @@ class Report:
         self._file.close()
 
 
-class Settled:
-    """Which files have stopped changing."""
-
-    def __init__(self) -> None:
-        self._seen: dict[Path | str, tuple[tuple[int, int], float]] = {}
-        if hasattr(signal, "SIGIO"):
-            signal.signal(signal.SIGIO, signal.SIG_IGN)  # told of a lease, see `is_being_written`
-
-    def state_of(self, photo: Path | str) -> tuple[int, int] | None:
-        """Its size and time of change, if it has had them for SETTLED seconds and nobody is writing to it."""
-        try:
-            found = Path(photo).stat()
-        except OSError:
-            return None
-        state, now = (found.st_size, found.st_mtime_ns), time.monotonic()
-        before, since = self._seen.get(photo, (None, now))
-        if before != state:
-            self._seen[photo] = state, now
-            return None
-        return None if now - since < SETTLED or is_being_written(Path(photo)) else state
-
-
-def is_being_written(path: Path) -> bool:
-    """Whether a process has the file open for writing, where the system tells: Linux gives no lease on it then."""
-    try:
-        import fcntl
-
-        with path.open("rb") as file:
-            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:
-        return error.errno == errno.EAGAIN
-    except (ImportError, AttributeError):
-        return False
-    return False
-
-
 def make_finish(background_image: str | None, **choices: Any) -> Finish:
     """What results should look like; a choice of None is the default. Exits if that can't be made."""
     from background_remover.cutout import Finish
@@ -474,46 +414,6 @@ def make_finish(background_image: str | None, **choices: Any) -> Finish:
     except PhotoError as error:
         raise click.UsageError(str(error)) from None
     return finish
-
-
-def find(photo: str, results: Path | None) -> Iterator[Source]:
-    """The photo that is named, those in the folder, or those that fit the pattern; none below `results`."""
-    from background_remover.encoding import safe_stem
-    from background_remover.outputs import Source
-
-    if re.match("https?://", photo, re.IGNORECASE):
-        yield Source(photo, safe_stem(unquote(photo.partition("?")[0])) + ".url", Path())
-        return
-    found = [] if Path(photo).exists() else sorted(glob.glob(photo, recursive=True))  # noqa: PTH207  # also absolute
-    for path in map(Path, found or [photo]):
-        if path.is_dir():
-            yield from find_in(path, results)
-        else:
-            yield Source(path, path.name, path.parent)
-
-
-def find_in(top: Path, results: Path | None) -> Iterator[Source]:
-    """The photos below a folder, in order; neither hidden ones nor results of earlier runs.
-
-    A folder that can't be read is one of them, so that it fails with its reason.
-    """
-    from background_remover.outputs import Source
-
-    unreadable: list[Path] = []
-    skipped = results.resolve() if results and results.resolve() != top.resolve() else None
-    for at, folders, files in os.walk(top, onerror=lambda error: unreadable.append(Path(str(error.filename)))):
-        folder = Path(at)
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and (folder / name).resolve() != skipped
-        )
-        photos = sorted(name for name in files if Path(name).suffix.lower() in EXTENSIONS and name[0] != ".")
-        stems = {Path(name).stem for name in photos} | {*photos}
-        for name in photos:
-            result = RESULT.fullmatch(Path(name).stem)
-            if not (result and result[1] in stems):
-                yield Source(folder / name, name, folder, folder.relative_to(top))
-    for folder in unreadable:
-        yield Source(folder, folder.name, folder.parent)
 
 
 @contextmanager

@@ -110,13 +110,14 @@ class Cutout:
         """
         frame = Frame.around(self.alpha, margin, size)
         check_pixels(*frame.size)
-        return self._through(frame)
+        return self.through(frame)
 
     def preview(self, side: int) -> Cutout:
         """The same with at most `side` pixels on the longer side, averaged, for a quick look."""
-        return self if max(self.photo.shape) <= side else self._through(Frame.within(side, self.photo.shape))
+        return self if max(self.photo.shape) <= side else self.through(Frame.within(side, self.photo.shape))
 
-    def _through(self, frame: Frame) -> Cutout:
+    def through(self, frame: Frame) -> Cutout:
+        """What a frame shows of it."""
         foreground, alpha = frame.subject(self.foreground, self.alpha)
         rgb, own = self._shown_photo(self.photo.rgb, frame)
         deep = None if self.photo.deep is None else self._shown_photo(self.photo.deep, frame)[0]

@@ -55,6 +55,13 @@ class Frame:
         return cls(rows, columns, (inner_width, inner_height), (*down, *across))
 
     @classmethod
+    def at(cls, left: float, top: float, scale: float, size: Size, shape: tuple[int, int]) -> Frame:
+        """A canvas of a photo of `shape` (height, width) that begins at that place of it, enlarged so many times."""
+        columns, inner_width, across = _span(left + size[0] / scale / 2, size[0], scale, shape[1])
+        rows, inner_height, down = _span(top + size[1] / scale / 2, size[1], scale, shape[0])
+        return cls(rows, columns, (inner_width, inner_height), (*down, *across))
+
+    @classmethod
     def within(cls, side: int, shape: tuple[int, int]) -> Frame:
         """The whole of a photo of `shape` (height, width), with at most `side` pixels on the longer side."""
         scale = min(1.0, side / max(shape))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,8 @@ try:
 except ImportError:  # on Windows, where an open file can't be deleted anyway
     fcntl = None  # type: ignore[assignment]
 
-PART = ".cutout-{}.part"  # the name of a file that is being written
+PART = ".cutout-{}.part"  # the name of a file that is being written, with so many hexadecimal digits:
+DIGITS = 16
 LONGEST_NAME = 255  # bytes that file systems allow
 
 
@@ -60,7 +62,8 @@ def plan(sources: Iterable[Source], folder: Path | None, ending: str, suffix: st
     for source, at, stem in zip(sources, folders, stems, strict=True):
         if shared[_key(at), stem.casefold()] > 1:
             stem = source.name
-        beside = f"-{ending}" if _key(at) == _key(source.home) else ""
+        is_home = _key(at) == _key(source.home) or identity_of(at) == identity_of(source.home) is not None
+        beside = f"-{ending}" if is_home else ""
         number = 1
         while True:
             end = f"{beside}{'' if number == 1 else f'-{number}'}{suffix}"
@@ -94,10 +97,11 @@ def identity_of(path: Path | str) -> tuple[int, int] | None:
 def is_done(task: Task) -> bool:
     """Whether the result is there, newer than its photo, and whole."""
     try:
-        newer = task.result.stat().st_mtime_ns >= Path(task.photo).stat().st_mtime_ns
+        result, photo = task.result.stat(), Path(task.photo).stat()
     except (OSError, ValueError):
         return False
-    return newer and is_whole(task.result)
+    is_file = stat.S_ISREG(result.st_mode)  # a pipe would be waited for
+    return is_file and result.st_mtime_ns >= photo.st_mtime_ns and is_whole(task.result)
 
 
 def is_whole(path: Path) -> bool:
@@ -117,16 +121,12 @@ def whole_file(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
     Its folder is made, within `root` wherever links lead. Raises PhotoError if it can't be written.
     """
     try:
-        if root is not None and not path.parent.resolve().is_relative_to(root.resolve()):
+        if root is not None and not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(root)):
             raise PhotoError(f"A link leads '{path.name}' out of the folder for results: remove the link.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(PART.format(secrets.token_hex(8)))
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        part, file = _begin(path.parent)
         try:
-            with os.fdopen(descriptor, "w+b") as file:
-                if fcntl:
-                    with suppress(OSError):  # a file system without locks
-                        fcntl.flock(file, fcntl.LOCK_EX)
+            with file:
                 yield file
                 file.flush()
                 if fcntl:
@@ -142,9 +142,23 @@ def whole_file(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
         raise PhotoError(f"'{path.name}' can't be written ({why}): check the folder for results.") from error
 
 
+def _begin(folder: Path) -> tuple[Path, BinaryIO]:
+    """A new file to write to, locked, which has not been taken for a leftover before it was. Raises OSError."""
+    while True:
+        part = folder / PART.format(secrets.token_hex(DIGITS // 2))
+        file = part.open("x+b")  # which has a name, as tifffile asks for
+        if fcntl:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink or not fcntl:
+            return part, file
+        file.close()
+
+
 def remove_leftovers(folders: Iterable[Path]) -> None:
     """Delete what runs that were killed have left in folders; what one that goes on is writing stays."""
-    for part in (part for folder in folders for part in folder.glob(PART.format("*"))):
+    pattern = PART.format("[0-9a-f]" * DIGITS)
+    for part in (part for folder in folders for part in folder.glob(pattern) if part.is_file()):
         with suppress(OSError), part.open("rb") as file:
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

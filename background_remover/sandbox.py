@@ -80,7 +80,7 @@ class Sandbox:
         max_pixels: int = photos.MAX_PIXELS,
         max_bytes: int = photos.MAX_BYTES,
     ) -> None:
-        self._limits = {"max_pixels": max_pixels, "max_bytes": max_bytes}
+        self.limits = {"max_pixels": max_pixels, "max_bytes": max_bytes}
         self._arena_size = max_pixels * 10 + (64 << 20)  # 8 and 16 bits, alpha, and the rest
         self._free: list[Worker] = []
         self._busy: list[Worker] = []
@@ -93,7 +93,7 @@ class Sandbox:
     def measure(self, path: str, check: Callable[[], None] = nobody_left) -> PhotoHeader:
         """What a file says of itself, before any pixel is decoded. Raises PhotoError."""
         if not BOUNDED:
-            return photos.measure_photo(path, **self._limits)
+            return photos.measure_photo(path, **self.limits)
         return self._ask("measure", path, check, read_header)
 
     def open(self, path: str, check: Callable[[], None] = nobody_left) -> Photo:
@@ -103,7 +103,7 @@ class Sandbox:
         it takes longer than SECONDS (SECONDS_WHILE_OTHERS_WAIT, while they do) or more memory than MEMORY.
         """
         if not BOUNDED:
-            return photos.open_photo(path, **self._limits)
+            return photos.open_photo(path, **self.limits)
         with stage("open"):
             return self._ask("open", path, check, read_photo)
 
@@ -120,7 +120,7 @@ class Sandbox:
     def _ask(self, what: str, path: str, check: Callable[[], None], read: Callable[..., Answer]) -> Answer:
         worker = self._take(check)
         try:
-            worker.send({"what": what, "path": path, **self._limits}, check)
+            worker.send({"what": what, "path": path, **self.limits}, check)
             return worker.read(worker.receive(check, self._seconds), read)
         except PhotoError:
             if self._closed:  # and the worker was ended for that

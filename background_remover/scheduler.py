@@ -30,7 +30,7 @@ WAITING = {"photo": (8, 32, 64), "edit": (8, 32, 64), "batch": (2, 4, 8)}  # job
 MEMORY = {"large": 1_300_000_000, "other": 450_000_000, "edit": 350_000_000}
 # Bytes of memory, more than before the first job, from which what is freed goes back to the system. What the network
 # needs at every photo is in that already; it would take half a second each time to have it anew.
-GROWN = 400_000_000
+GROWN = 250_000_000
 POLL = 0.1  # seconds between two looks at whether somebody still waits
 UNHEARD = 0.5  # seconds after which a job for whose result nobody listens makes way for another
 PATIENCE = 10.0  # seconds for which a photo of a batch lets single ones go before it, and a large one smaller ones
@@ -41,7 +41,15 @@ ENDING = "This server is about to end: try again in a minute."
 
 
 class BusyError(PhotoError):
-    """There is too much to do already. One sentence, with a time to try again."""
+    """There is too much to do already. One sentence, with a time to try again; `seconds` is that time."""
+
+    def __init__(self, sentence: str, seconds: int = 30) -> None:
+        super().__init__(sentence)
+        self.seconds = seconds
+
+
+class EndingError(BusyError):
+    """The server is about to end."""
 
 
 class AbandonedError(BaseException):
@@ -109,8 +117,20 @@ class Scheduler:
         self._changed = threading.Condition()
         self._seconds = {kind: deque([2.0], RECENT) for kind in WAITING}
         self._closed = False
+        self.refused: Counter[Kind] = Counter()  # since the start, for too much to do
 
     # --- jobs ---
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more jobs are admitted."""
+        return self._closed
+
+    def count(self) -> Counter[tuple[Kind, str]]:
+        """How many jobs of each kind there are, "working" or "waiting"."""
+        with self._changed:
+            at_work = {id(job) for jobs in self._slots.values() for job in jobs}
+            return Counter((job.kind, "working" if id(job) in at_work else "waiting") for job in self._jobs)
 
     def expect(self, kind: Kind, address: str) -> None:
         """A request from there will ask for a job. Raises BusyError at once if it is clear by now that it gets none.
@@ -167,10 +187,15 @@ class Scheduler:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise BusyError(ENDING)
+            raise EndingError(ENDING, 60)
 
     def _busy(self, kind: Kind, count: int) -> BusyError:
-        return BusyError(f"There is much to do here just now: try again in {self._wait_text(kind, count)}.")
+        """With when those that are before it will have ended."""
+        self.refused[kind] += 1
+        mean = sum(self._seconds[kind]) / len(self._seconds[kind])
+        seconds = max(5, math.ceil(mean * count / SLOTS.get(kind, 1) / 5) * 5)
+        text = f"about {seconds} seconds" if seconds < 90 else f"about {math.ceil(seconds / 60)} minutes"
+        return BusyError(f"There is much to do here just now: try again in {text}.", seconds)
 
     def end(self, job: Job) -> None:
         """The job's work has ended, whichever way."""
@@ -313,9 +338,3 @@ class Scheduler:
         yields = job.kind == "batch" and time.monotonic() < due
         in_hand = self._turns[f"session {job.client.session}"], self._turns[f"address {job.client.address}"]
         return not job.heard(), yields, *in_hand, due if job.kind == "batch" else job.since
-
-    def _wait_text(self, kind: Kind, count: int) -> str:
-        """When those that are before it will have ended, in words."""
-        mean = sum(self._seconds[kind]) / len(self._seconds[kind])
-        seconds = max(5, math.ceil(mean * count / SLOTS.get(kind, 1) / 5) * 5)
-        return f"about {seconds} seconds" if seconds < 90 else f"about {math.ceil(seconds / 60)} minutes"

@@ -139,6 +139,11 @@ def present(source: str | None = None) -> list[Present]:
     return found
 
 
+def public_name(weights: Weights) -> str:
+    """The name as strangers may know it: of a local file without its folder."""
+    return Path(weights.name).name if Path(weights.name).is_absolute() or Path(weights.name).exists() else weights.name
+
+
 def build_network(weights: Weights) -> BriaRMBG:
     """The network with these weights. Raises WeightsError if they are not this network's."""
     with torch.device("meta"):  # the weights are all there, so nothing needs initialising

@@ -10,8 +10,8 @@ import pytest
 from helpers import run_async
 
 from background_remover.page import blocks as module
-from background_remover.page import gradio_overrides as overrides
-from background_remover.page.blocks import caller, check_parameters, count_files
+from background_remover.page import bodies
+from background_remover.page.blocks import check_parameters, count_files
 from background_remover.page.bodies import MAX_FILES, TOO_MANY
 from background_remover.page.components import photo_input, photos_input
 from background_remover.scheduler import BusyError
@@ -109,20 +109,18 @@ def test_files_are_counted_wherever_they_are(value, count):
 
 def test_few_photos_are_fetched_at_once_for_an_address_and_in_all():
     """Each takes up to half a minute, and room for it, before the call has a job that counts."""
-    of_one, of_all = overrides.FETCHES
+    of_one, of_all = bodies.FETCHES
     with contextlib.ExitStack() as stack:
         for number in range(of_all):
-            caller.set(f"address {number // of_one}")
-            stack.enter_context(overrides.fetching())
+            stack.enter_context(bodies.fetching(f"address {number // of_one}"))
             if number == of_one - 1:
-                with pytest.raises(BusyError, match="try again in"), overrides.fetching():
+                with pytest.raises(BusyError, match="try again in"), bodies.fetching("address 0"):
                     pass
-        caller.set("another")
-        with pytest.raises(BusyError), overrides.fetching():
+        with pytest.raises(BusyError), bodies.fetching("another"):
             pass
-    with overrides.fetching():
+    with bodies.fetching("another"):
         pass
-    assert not overrides.fetches
+    assert not bodies.fetches
 
 
 @pytest.fixture

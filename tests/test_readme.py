@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -90,6 +91,18 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(EXAMPLES)
     exec(code("python", "BackgroundRemover"), {})
     assert {path.name for path in tmp_path.glob("*.png")} == {"cutout.png", "matte.png", "white.png"}
+
+
+@pytest.mark.slow
+def test_the_command_lines_run(tmp_path):
+    (tmp_path / "photos" / "inner").mkdir(parents=True)
+    for name in ("photo.jpg", "a.jpg", "photos/one.jpg", "photos/inner/two.jpg"):
+        (tmp_path / name).symlink_to(EXAMPLES / "cat.jpg")
+    script = 'cutout() { "$PYTHON" -m background_remover "$@"; }\n' + code("sh", "| cutout -")
+    env = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "RMBG_WEIGHTS": weights.ISNET}
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, env=env, check=True, timeout=120)
+    made = [tmp_path / name for name in ("photo-cutout.png", "a.png", "out/one.png", "out/inner/two.png")]
+    assert len({path.read_bytes() for path in made}) == 1
 
 
 @pytest.mark.parametrize("language", ["python", "sh"])

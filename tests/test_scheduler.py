@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from background_remover import allocator
 from background_remover import scheduler as module
 from background_remover.scheduler import (
     SLOTS,
@@ -476,7 +477,7 @@ def test_closing_when_there_is_nothing_to_do_takes_no_time(scheduler):
 
 @pytest.mark.parametrize(("limit", "least"), [("1000000000\n", 1_000_000_000), ("max\n", 1 << 60), ("", 1 << 60)])
 def test_a_container_has_as_much_memory_as_it_may_use(monkeypatch, tmp_path, limit, least):
-    monkeypatch.setattr(module.os, "sysconf", lambda name: 1 << 30)  # so many pages of so many bytes
+    monkeypatch.setattr(allocator.os, "sysconf", lambda name: 1 << 30)  # so many pages of so many bytes
     (tmp_path / "memory.max").write_text(limit)
-    monkeypatch.setattr(module, "open", lambda _: (tmp_path / "memory.max").open(), raising=False)
-    assert module.total_memory() == least
+    monkeypatch.setattr(allocator, "open", lambda _: (tmp_path / "memory.max").open(), raising=False)
+    assert allocator.total_memory() == least

@@ -15,7 +15,7 @@ SAME_FLOOR = {("compositing.py", "colours.py")}  # as the table says; those of p
 
 def floors() -> dict[str, int]:
     """By file name, or "page/": the floor in the table of docs/design.md."""
-    rows = re.findall(r"^\| (\d) \| (.*?) \|", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE)
     return {name: int(floor) for floor, names in rows for name in re.findall(r"`([\w./]+)`", names)}
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.routing import BaseRoute
 
+from background_remover.monitoring import Watch
 from background_remover.page.bodies import MAX_FILES, TOO_MANY
 from background_remover.page.components import PhotoInput, PhotosInput
 from background_remover.page.files import NOT_HERE
@@ -83,11 +86,18 @@ def count_files(value: Any) -> int:
 class CheckedBlocks(gr.Blocks):
     """The page, behind `Guard`, whose endpoints say in one sentence which parameter is wrong."""
 
+    more_routes: Sequence[BaseRoute] = ()  # of the same server
+
     def launch(self, *args: Any, app_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-        """Gradio's, with the guard before all routes, whoever launches it."""
+        """Gradio's, with the guard before all routes, and what is watched before that, whoever launches it."""
         given = app_kwargs or {}
-        middleware = [Middleware(Guard, expect=expect), *given.get("middleware", ())]
-        return super().launch(*args, app_kwargs=given | {"middleware": middleware}, **kwargs)
+        middleware = [
+            Middleware(Watch, address=lambda scope: client_address(Request(scope))),
+            Middleware(Guard, expect=expect),
+            *given.get("middleware", ()),
+        ]
+        routes = [*self.more_routes, *given.get("routes", ())]
+        return super().launch(*args, app_kwargs=given | {"middleware": middleware, "routes": routes}, **kwargs)
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What comes of a call."""

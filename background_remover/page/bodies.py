@@ -14,7 +14,9 @@ import mmap
 import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO
 
@@ -22,10 +24,14 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from background_remover.page.files import ONCE, file_store, remove
+from background_remover.fetch import fetch
+from background_remover.page.files import ONCE, Upload, file_store, remove
 from background_remover.photos import read_data_url
+from background_remover.scheduler import BusyError
 from utilities import PhotoError
 
+SERVICE = "/v1/"  # how the paths for programs begin,
+REMOVEBG = "/v1.0/"  # and those for clients of remove.bg
 MAX_BYTES = 100_000_000  # of a photo's file
 MAX_FILES = 100  # of a request
 MAX_UPLOAD = 500_000_000  # bytes of all files of a request
@@ -42,6 +48,7 @@ MAX_HEAD = 256  # characters of a data: URL before its comma
 MAX_ODD = 20_000_000  # characters of a data: URL that is read all at once, being spelled in a rare way
 STORED = "data:,stored:"  # before the name of the folder in which lies what a data: URL held, as PHOTO
 PHOTO = "photo"
+FETCHES = 4, 16  # photos that are fetched at once, of an address and of all
 REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 TOO_LARGE = "This is more than can be sent at once: photos may have {0} MB each, {1} MB together."
@@ -52,19 +59,30 @@ TOO_SLOW = "This did not arrive in time: send it again."
 
 
 class RefusedError(Exception):
-    """A request that gets no further. One sentence."""
+    """A request that gets no further. One sentence; `code` is remove.bg's word for it, `headers` go with it."""
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, code: str = "", headers: dict[str, str] | None = None) -> None:
         super().__init__(sentence)
         self.status = status
         self.sentence = sentence
+        self.code = code
+        self.headers = headers or {}
+
+    def response(self, path: str) -> Response:
+        """What says so to a client of that path."""
+        if path.startswith("/gradio_api/upload"):  # Gradio's page shows that
+            return PlainTextResponse(self.sentence, self.status, self.headers)
+        if path.startswith(REMOVEBG):
+            error = {"title": self.sentence, "code": self.code or HTTPStatus(self.status).name.lower()}
+            return JSONResponse({"errors": [error]}, self.status, self.headers)
+        if path.startswith(SERVICE):  # RFC 9457
+            said = {"title": HTTPStatus(self.status).phrase, "status": self.status, "detail": self.sentence}
+            return JSONResponse(said, self.status, self.headers, media_type="application/problem+json")
+        return JSONResponse({"detail": self.sentence, "error": self.sentence}, self.status, self.headers)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Say so; as text where Gradio's page shows that, else as JSON in Gradio's words."""
-        if scope["path"].startswith("/gradio_api/upload"):
-            response: Response = PlainTextResponse(self.sentence, self.status)
-        else:
-            response = JSONResponse({"detail": self.sentence, "error": self.sentence}, self.status)
+        """Say so, to one whose body may not have been read."""
+        response = self.response(scope["path"])
         response.headers["Connection"] = "close"
         await send({"type": "http.response.start", "status": self.status, "headers": response.raw_headers})
         await send({"type": "http.response.body", "body": response.body, "more_body": True})
@@ -89,13 +107,14 @@ async def admitted(scope: Scope, receive: Receive) -> AsyncIterator[Receive]:
         yield receive
         return
     is_upload = scope["path"].startswith("/gradio_api/upload")
-    most = MAX_UPLOAD if is_upload else MAX_JSON
+    is_service = scope["path"].startswith((SERVICE, REMOVEBG))
+    most = MAX_UPLOAD if is_upload else 2 * MAX_BYTES + MAX_REST if is_service else MAX_JSON
     told = Headers(scope=scope).get("content-length", "")
     if told.isdecimal() and int(told) > most:
         raise too_large()
     with file_store().receiving(on_show=is_upload) as make_room:
         counted = Counted(receive, most, make_room, 0 if is_upload else IN_MEMORY)
-        if is_upload:
+        if is_upload or is_service:
             yield counted
             return
         body = await read_json(counted)
@@ -251,3 +270,29 @@ def write_data_url(text: bytes | mmap.mmap, start: int, end: int, file: IO[bytes
 def stored_path(url: str) -> Path:
     """Where what a data: URL held was put, by what it became; wherever else that leads if a client made it up."""
     return file_store().folder / url.removeprefix(STORED) / PHOTO
+
+
+# --- photos by URL ---
+
+fetches: Counter[str] = Counter()  # that run, by address
+
+
+async def fetch_upload(url: str, address: str) -> Upload:
+    """What a URL holds, as an upload, for whoever is at that address. Raises PhotoError, BusyError."""
+    with fetching(address), file_store().receiving(on_show=True) as make_room:
+        await asyncio.to_thread(make_room, STEP)
+        return await fetch(url, str(file_store().folder), max_bytes=MAX_BYTES)
+
+
+@contextlib.contextmanager
+def fetching(address: str) -> Iterator[None]:
+    """While one who calls fetches a photo. Raises BusyError if too many are fetched, for the caller or in all."""
+    if fetches[address] >= FETCHES[0] or fetches.total() >= FETCHES[1]:
+        raise BusyError("Many photos are being fetched just now: send this one as a file, or try again in 30 seconds.")
+    fetches[address] += 1
+    try:
+        yield
+    finally:
+        fetches[address] -= 1
+        if not fetches[address]:
+            del fetches[address]

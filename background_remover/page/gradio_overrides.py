@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
 import secrets
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,50 +17,26 @@ from gradio import processing_utils
 from gradio.utils import error_payload
 from starlette.formparsers import MultiPartException
 
-from background_remover.fetch import fetch
 from background_remover.page.blocks import caller
-from background_remover.page.bodies import MAX_BYTES, MAX_FILES, STEP
-from background_remover.page.files import file_store
+from background_remover.page.bodies import MAX_FILES, fetch_upload
 from background_remover.page.mcp_tools import PictureTools
 from background_remover.page.requests import WRONG
-from background_remover.scheduler import BusyError
 from utilities import PhotoError
 
-FETCHES = 4, 16  # photos that are fetched at once, of an address and of all
 KEPT = 3600  # seconds for which a visitor's state is kept after the page was closed
 MAX_FIELD = 10_000  # bytes of a field that is no file
 
 
-fetches: Counter[str] = Counter()  # that run, by address
-
-
-async def download(url: str, cache_dir: str) -> str:
-    """`fetch`: Gradio's own has no limit and lets some private networks be reached.
+async def download(url: str, cache_dir: str) -> str:  # noqa: ARG001
+    """`fetch_upload`: Gradio's own has no limit and lets some private networks be reached.
 
     Any component downloads the URLs in what a client sends it, one for texts too, so that it is not enough to derive
     from those for photos.
     """
     try:
-        with fetching(), file_store().receiving(on_show=True) as make_room:
-            await asyncio.to_thread(make_room, STEP)
-            return await fetch(url, cache_dir, max_bytes=MAX_BYTES)
+        return await fetch_upload(url, caller.get())
     except PhotoError as error:
         raise gr.Error(str(error), print_exception=False) from None
-
-
-@contextlib.contextmanager
-def fetching() -> Iterator[None]:
-    """While one who calls fetches a photo. Raises BusyError if too many are fetched, for the caller or in all."""
-    address = caller.get()
-    if fetches[address] >= FETCHES[0] or fetches.total() >= FETCHES[1]:
-        raise BusyError("Many photos are being fetched just now: send this one as a file, or try again in 30 seconds.")
-    fetches[address] += 1
-    try:
-        yield
-    finally:
-        fetches[address] -= 1
-        if not fetches[address]:
-            del fetches[address]
 
 
 class UnguessableUpload(gradio.route_utils.GradioUploadFile):

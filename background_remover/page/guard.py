@@ -19,7 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from background_remover.page.bodies import RefusedError, admitted
+from background_remover.page.bodies import REMOVEBG, SERVICE, RefusedError, admitted
 from background_remover.page.files import read_names
 from background_remover.scheduler import BusyError
 
@@ -30,8 +30,9 @@ READ = (
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/(static|assets|svelte)/.+"
     r"|/gradio_api/(info/?|openapi\.json|theme\.css|startup-events|queue/(data|status)|upload_progress"
     r"|login_check/?|user/?|heartbeat/[\w-]+|call/(v2/)?\w+/\w+|file=(?!(?i:https?:)).+)"
+    r"|/health|/ready|/metrics|/v1/(info|openapi\.json)|/v1\.0/account"
 )
-WRITE = r"/gradio_api/(upload|queue/join|cancel|reset/?|(run|call|call/v2)/\w+/?)"
+WRITE = r"/gradio_api/(upload|queue/join|cancel|reset/?|(run|call|call/v2)/\w+/?)|/v1/remove-background|/v1\.0/removebg"
 TOOLS = r"/gradio_api/mcp(/.*)?"
 ROUTES = {
     "GET": re.compile(f"{READ}|{TOOLS}", re.DOTALL),
@@ -176,7 +177,7 @@ class Sender:
         self._unread: Message | None = None  # the start of such an answer
         self._replaced = False
         self._is_file = path.startswith("/gradio_api/file=")
-        self._is_upload = path.startswith("/gradio_api/upload")
+        self._is_own = path.startswith(("/gradio_api/upload", SERVICE, REMOVEBG))  # and says itself what is wrong
         self._send = send
 
     async def __call__(self, message: Message) -> None:
@@ -192,7 +193,7 @@ class Sender:
             headers["Content-Security-Policy"] = FILE_POLICY if self._is_file else PAGE_POLICY
             if not ON_A_SPACE:
                 headers["X-Frame-Options"] = "SAMEORIGIN"
-            if message["status"] in (400, 422) and not self._is_upload:
+            if message["status"] in (400, 422) and not self._is_own:
                 self._unread = message
                 return
         if self._unread is not None:
@@ -257,6 +258,8 @@ def what_is_wrong(error: Exception) -> str:
 
 def heard_by(scope: Scope) -> str:
     """The session, or the event, whose results a request listens for; none if it doesn't."""
+    if scope["path"].startswith((SERVICE, REMOVEBG)):
+        return f"request {id(scope)}"
     if scope["method"] != "GET":
         return ""
     if scope["path"] == "/gradio_api/queue/data":

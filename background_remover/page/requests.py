@@ -15,10 +15,10 @@ import inspect
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.components import Component
@@ -33,6 +33,7 @@ from utilities import PhotoError
 logger = logging.getLogger(__name__)
 
 Steps = Generator[Any, None, None]
+Answer = TypeVar("Answer")
 
 END = object()
 NICE = 5  # of the threads that work: a third of the event loop's share of a core for which both compete
@@ -175,7 +176,11 @@ async def _run(
         _on_page.setdefault(session, []).append(work)
     listeners.on_leaving(session, event, work.leave)
     try:
-        while (value := await work.step()) is not END:
+        while True:
+            with plain_errors(name):
+                value = await work.step()
+            if value is END:
+                break
             yield value
     finally:
         work.leave()
@@ -184,6 +189,29 @@ async def _run(
             _on_page[session].remove(work)
             if not _on_page[session]:
                 del _on_page[session]
+
+
+async def run_job(
+    kind: Kind, client: Client, handler: Callable[[], Answer], inputs: tuple[Any, ...], gone: Coroutine[Any, Any, None]
+) -> Answer:
+    """What a handler gives, as a job of that kind in a thread, which ends at its next step when `gone` does.
+
+    `inputs` are uploads that stay meanwhile. Raises BusyError at once, AbandonedError, and what the handler raises.
+    """
+    try:
+        job = scheduler().admit(kind, client)
+    except BaseException:
+        gone.close()
+        raise
+    work = Work(job, _one_step(lambda *_: handler()), inputs, kind)
+    leaving = asyncio.ensure_future(gone)
+    leaving.add_done_callback(lambda _: work.leave())
+    try:
+        answer: Answer = await work.step()
+        return answer
+    finally:
+        leaving.cancel()
+        work.leave()
 
 
 class Work:
@@ -225,8 +253,7 @@ class Work:
     def _next(self) -> Any:
         value: Any = {}
         try:
-            with plain_errors(self._name):
-                value = next(self._steps, END)
+            value = next(self._steps, END)
         except BaseException:
             self._job.leave()
             if not self._replaced:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from background_remover.photos import MAX_PIXELS as LARGEST_RESULT
 from background_remover.photos import PhotoHeader
 from background_remover.sandbox import Sandbox
 from background_remover.scheduler import Job, Scheduler
+from background_remover.stages import stage
 from utilities import PhotoError
 
 MAX_PIXELS = 2**26  # of a photo, 67 million: the largest full-frame cameras and 64-megapixel phones; RMBG_MAX_PIXELS
@@ -70,11 +71,14 @@ def turn(photo: Upload | None, finish: Finish, matte: Upload | None = None) -> I
         raise PhotoError(NOT_HERE)
     job = current_job.get()
     headers = [sandbox().measure(str(file), job.check) for file in files]
-    with scheduler().memory(job, needed(headers, finish)):
+    with ExitStack() as stack:
+        with stage("wait"):
+            stack.enter_context(scheduler().memory(job, needed(headers, finish)))
         opened = Opened(open_upload(photo), open_upload(matte) if matte else None, open_finish(finish))
-        with scheduler().slot(job):
-            job.check()
-            yield opened
+        with stage("wait"):
+            stack.enter_context(scheduler().slot(job))
+        job.check()
+        yield opened
 
 
 @contextmanager
@@ -95,7 +99,10 @@ def page_turn(photo: Upload, finish: Finish) -> Iterator[None]:
     if finish.background_image is not None:
         with suppress(PhotoError):
             headers.append(sandbox().measure(str(finish.background_image), job.check))
-    with scheduler().memory(job, needed(headers, finish)), scheduler().slot(job):
+    with ExitStack() as stack:
+        with stage("wait"):
+            stack.enter_context(scheduler().memory(job, needed(headers, finish)))
+            stack.enter_context(scheduler().slot(job))
         job.check()
         yield
 

@@ -43,6 +43,7 @@ $(VENV)/bin/python:
 
 benchmark: $(VENV)/benchmark
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/programs.py
 
 # The newest versions that the requirements allow, for all others to use; run the tests before committing them.
 constraints:

@@ -97,6 +97,7 @@ try:
     file_store()
     sandbox()
     remover = BackgroundRemover.from_pretrained(on_device=spaces.GPU(duration=10), between_steps=check_wanted)
+    remover.engine.warm_up()
 except (SettingError, WeightsError, EngineError) as error:
     raise SystemExit(str(error)) from None
 

@@ -172,6 +172,8 @@ class Run:
         elif self._folder and os.path.isfile(self._folder):  # noqa: PTH113
             raise click.UsageError(f"'{self._folder.name}' is a file, and not of a picture: name a folder.")
         self._finish = make_finish(background_image, output="matte" if matte else "cutout", **choices)
+        self._how = repr((self._finish, refine, weights or os.environ.get("RMBG_WEIGHTS"), precision))
+        self._origins: dict[Path, str] = {}  # of results that are being made
         self._stopping = False
         self._counts = {"done": 0, "skipped": 0, "failed": 0}
         self._start = time.monotonic()
@@ -277,7 +279,7 @@ class Run:
 
     def _work_off(self, tasks: list[Task]) -> None:
         """Make those that are not done yet."""
-        from background_remover.outputs import is_done, remove_leftovers
+        from background_remover.outputs import is_done, origin_of, remove_leftovers
         from utilities import PhotoError
 
         remove_leftovers({task.result.parent for task in tasks})
@@ -285,7 +287,8 @@ class Run:
         for task in tasks:
             if self._stopping:
                 return
-            if not self._overwrite and is_done(task):
+            origin = self._origins[task.result] = origin_of(task.photo, self._how)
+            if not self._overwrite and is_done(task, origin):
                 self._tell("skipped", task.photo, task.result)
             else:
                 left.append(task)
@@ -307,7 +310,7 @@ class Run:
     def _save(self, cutout: Cutout, path: Path) -> None:
         from background_remover.outputs import whole_file
 
-        with whole_file(path, self._folder) as file:
+        with whole_file(path, self._folder, self._origins.get(path, "")) as file:
             self._finish.save(cutout, file)
 
     @contextmanager

@@ -37,6 +37,7 @@ SUPPORTED: dict[str, Callable[[], bool]] = {
 LANES = 8  # photos at most that are worked on at once on a CPU
 LANE_MEMORY = 2_000_000_000  # bytes that each of them may need
 OVERLAPPING = 3  # photos in hand on another device, so that some are opened and saved while the network has one
+SMALLER = 8  # how many times smaller an image is that shows the network's sizes
 MAX_GRAPHS = 4  # CUDA graphs kept, one for each batch size seen
 
 Pixels = NDArray[np.uint8]
@@ -84,22 +85,21 @@ class Engine:
             for name, block in net.named_children():
                 if name.startswith("stage"):
                     block.register_forward_pre_hook(lambda *_: between_steps())
-        self._warm_up()
+        self._prepare()
 
-    def _warm_up(self) -> None:
-        """A first forward, which pays for memory and the choice of kernels, and shows whether the device can do it.
+    def warm_up(self) -> None:
+        """A first forward, which pays for memory and the choice of kernels; none on a device lent by the call."""
+        if not self.lent:
+            self(np.zeros((1, SIDE, SIDE, 3), np.uint8))
 
-        A device that is lent by the call has none before the first request.
-        """
-        blank = np.zeros((1, SIDE, SIDE, 3), np.uint8)
+    def _prepare(self) -> None:
+        """Put the network on the device, and see whether that can run it; one lent by the call is not here yet."""
         try:
             self.net.to(self.device)
-            if self.lent:
-                return
-            if self.device.type == "cpu" and _can_pack():
-                self.net.pack(torch.tensor(blank))
+            if self.device.type == "cpu" and not self.lent and _can_pack():
+                self.net.pack()
             else:
-                self(blank)
+                self.warm_up()
         except RuntimeError as error:  # torch's own, for an operator that the device lacks and for memory alike
             raise EngineError(
                 f"The network can't be run in {self.precision} on {self.device}: set RMBG_PRECISION to another of "
@@ -185,19 +185,22 @@ class _Matte(nn.Module):
         self.trunk = net
 
     @torch.inference_mode()
-    def pack(self, images: Tensor) -> None:
-        """Lay the weights out for `images` like these, by a forward that shows what reaches each convolution."""
+    def pack(self) -> None:
+        """Lay the weights out for what reaches each convolution, as a forward of a small image shows it.
+
+        All sizes in the network are the image's, halved so many times, so they are in proportion.
+        """
         shapes: dict[_ConvReLU, list[int]] = {}
         convs = [module for module in self.modules() if isinstance(module, _ConvReLU)]
         hooks = [
             conv.register_forward_pre_hook(lambda conv, given: shapes.update({conv: list(given[0].shape)}))
             for conv in convs
         ]
-        self.forward(images)
+        self.forward(torch.zeros((1, SIDE // SMALLER, SIDE // SMALLER, 3), dtype=torch.uint8))
         for hook in hooks:
             hook.remove()
         for conv, shape in shapes.items():
-            conv.pack(shape)
+            conv.pack([*shape[:2], shape[2] * SMALLER, shape[3] * SMALLER])
 
     def forward(self, images: Tensor) -> Tensor:
         image = images.permute(0, 3, 1, 2).float().div_(255).sub_(0.5)  # N x 3 x H x W, channels_last

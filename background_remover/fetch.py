@@ -77,8 +77,8 @@ NO_PHOTO = "No photo could be fetched from this address: check it, or send the p
 DELETED = "This result has been deleted here since: make it again."
 
 
-async def fetch(url: str, folder: str, *, max_bytes: int = photos.MAX_BYTES) -> str:
-    """The path in `folder` of what an http or https URL holds, downloaded; at most `max_bytes`.
+async def fetch(url: str, folder: str, *, max_bytes: int = photos.MAX_BYTES, into: Path | None = None) -> str:
+    """The path in `folder`, or in `into`, of what an http or https URL holds, downloaded; at most `max_bytes`.
 
     `folder` is where the server keeps what it gives out: a URL of one of those files, under whatever name the
     server was called, is that file, and nothing is asked for.
@@ -86,7 +86,7 @@ async def fetch(url: str, folder: str, *, max_bytes: int = photos.MAX_BYTES) -> 
     Raises PhotoError: no public address, nothing there, too large, too slow, deleted.
     """
     folder = str(Path(folder).resolve())
-    target = Path(folder) / secrets.token_urlsafe(16) / safe_stem(unquote(url.partition("?")[0]))
+    target = Path(into or folder) / secrets.token_urlsafe(16) / safe_stem(unquote(url.partition("?")[0]))
     own = None
     try:
         own = _own_path(url, folder)

@@ -7,9 +7,10 @@ import json
 import logging
 import re
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from background_remover.page.bodies import CUT_OFF, MAX_BYTES, RefusedError, fet
 from background_remover.page.files import ONCE, Upload, file_store, remove
 from background_remover.page.guard import client_address
 from background_remover.page.requests import WRONG
+from background_remover.page.turns import scheduler
 from background_remover.photos import read_data_url
 from background_remover.scheduler import ENDING, AbandonedError, BusyError, EndingError
 from utilities import PhotoError
@@ -36,9 +38,11 @@ logger = logging.getLogger(__name__)
 
 MEDIA = {"png": "image/png", "webp": "image/webp", "jpg": "image/jpeg", "jpeg": "image/jpeg", "tif": "image/tiff"}
 FILES = ("image", "image_file", "image_file_b64", "background_image", "bg_image_file")  # those that a form may have
-MAX_FIELD = 1_000_000  # bytes of a field of a form that is no file
+MAX_FIELD = 100_000  # characters of a field that is no file; a longer one of JSON lies in a file
 MAX_FIELDS = 100
 MAX_NAME = 100  # bytes of a field's name
+MAX_VALUES = 10_000  # of JSON, told before it is parsed
+MAX_ESCAPES = 5_000_000  # of a form without files, about twice as many as base64 of MAX_BYTES has
 STATUSES = ((EndingError, 503), (BusyError, 429), (TooLargeError, 413), (NotAPhotoError, 415), (PhotoError, 422))
 
 UNREADABLE = "This request can't be read: send a form (multipart), the photo itself, or JSON."
@@ -71,11 +75,11 @@ class Asked:
         return found
 
     async def _fetched(self, file: str, url: str, address: Any) -> Upload:
+        if isinstance(address, Path) or (isinstance(address, str) and address[:5].lower() == "data:"):
+            return await self.keep(file, await asyncio.to_thread(decode_url, address))
         if not isinstance(address, str):
             raise PhotoError(f"The parameter '{url}' is an address.")
-        if address[:5].lower() == "data:":
-            return await self.keep(file, await asyncio.to_thread(read_data_url, address, max_bytes=MAX_BYTES))
-        return await fetch_upload(address, self.address)
+        return await fetch_upload(address, self.address, self.folder)
 
     async def keep(self, file: str, data: bytes) -> Upload:
         """A file of the request, written down."""
@@ -95,12 +99,12 @@ async def read(request: Request, raw: str) -> Asked:
             await _read_form(request, asked)
         else:
             await _read_raw(request, asked, raw, kind)
-    except (MultiPartException, HTTPException):
-        raise RefusedError(400, UNREADABLE) from None
-    except ClientDisconnect:
-        raise RefusedError(400, CUT_OFF) from None
-    except BaseException:
+    except BaseException as error:
         remove(asked.folder)
+        if isinstance(error, MultiPartException | HTTPException):
+            raise RefusedError(400, UNREADABLE) from None
+        if isinstance(error, ClientDisconnect):
+            raise RefusedError(400, CUT_OFF) from None
         raise
     request.scope["read"] = True
     return asked
@@ -109,7 +113,12 @@ async def read(request: Request, raw: str) -> Asked:
 class FormParser(MultiPartParser):
     """A form, in which a photo as base64 is a file like others, and all that is none is short."""
 
-    max_file_size = 1 << 16  # bytes of a file in memory
+    spool_max_size = 1 << 16  # bytes of a file in memory; the rest of it lies where uploads do
+
+    def on_part_begin(self) -> None:
+        """Names are in UTF-8, whatever a client says: some of Python's encodings are none for texts."""
+        self._charset = "utf-8"
+        super().on_part_begin()
 
     def on_headers_finished(self) -> None:
         """A part begins."""
@@ -117,6 +126,10 @@ class FormParser(MultiPartParser):
         if re.search(rb'name="?\w+_b64"?', disposition) and b"filename" not in disposition:
             self._current_part.content_disposition = disposition + b'; filename="base64"'
         super().on_headers_finished()
+        if self._current_part.file:
+            file = tempfile.SpooledTemporaryFile(self.spool_max_size, dir=str(file_store().folder))  # noqa: SIM115
+            self._files_to_close_on_error.append(file)
+            self._current_part.file.file = file  # type: ignore[assignment]
 
 
 async def _read_form(request: Request, asked: Asked) -> None:
@@ -129,7 +142,7 @@ async def _read_form(request: Request, asked: Asked) -> None:
                 continue
             if (value.size or 0) > MAX_BYTES:
                 raise too_large()
-            if not value.size and not value.filename:  # a field that was left empty
+            if not value.size and (not value.filename or name.endswith("_b64")):  # a field that was left empty
                 continue
             if name not in FILES:
                 raise RefusedError(400, f"There is no file '{plain(name)[:40]}' in a form here: send one as 'image'.")
@@ -164,28 +177,44 @@ async def _read_raw(request: Request, asked: Asked, raw: str, kind: str) -> None
 
 
 def parse(path: Path, how: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
-    """The fields in a file, one such file after the other, since a photo in one is in memory several times."""
+    """The fields in a file, one such file after the other, since a photo in one is in memory several times.
+
+    A long text becomes the path of a file, so that none is kept in a queue.
+    """
     with parsing:
-        return how(path.read_bytes())
+        fields = how(path.read_bytes())
+        for number, (name, value) in enumerate(fields.items()):
+            if isinstance(value, str) and len(value) > MAX_FIELD:
+                fields[name] = path.with_name(f"text-{number}")
+                fields[name].write_bytes(value.encode("utf-8", "replace"))
+        return fields
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """The fields of an object. Raises RefusedError."""
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict):
-        raise RefusedError(400, "This is no object in JSON: send one with 'image_url' in it.")
+    """The fields of an object, plain values all of them. Raises RefusedError."""
+    fields = None
+    if sum(map(body.count, (b"[", b"{", b","))) < MAX_VALUES:
+        with suppress(ValueError, RecursionError):
+            fields = json.loads(body)
+    if not isinstance(fields, dict) or any(isinstance(value, dict | list) for value in fields.values()):
+        raise RefusedError(400, "This is no object of plain values in JSON: send one with 'image_url' in it.")
     return fields
 
 
 def parse_form(body: bytes) -> dict[str, Any]:
     """The fields of a form without files. Raises RefusedError."""
+    if body.count(b"%") > MAX_ESCAPES:
+        raise too_large()
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS))
     except ValueError:
         raise RefusedError(400, UNREADABLE) from None
+
+
+def decode_url(address: str | Path) -> bytes:
+    """What a data: URL holds, which may lie in a file. Raises PhotoError."""
+    with parsing:
+        return read_data_url(address.read_text("utf-8") if isinstance(address, Path) else address, max_bytes=MAX_BYTES)
 
 
 # --- what comes of it ---
@@ -215,17 +244,19 @@ class Once(FileResponse):
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """What is wrong with a request as what refuses it. Raises RefusedError."""
+    """What is wrong with a request as what refuses it. Raises RefusedError, ClientDisconnect."""
     try:
         yield
     except RefusedError:
         raise
-    except ValueError as error:  # a PhotoError is one
+    except PhotoError as error:
         status = next((status for kind, status in STATUSES if isinstance(error, kind)), 422)
         headers = {"Retry-After": str(error.seconds)} if isinstance(error, BusyError) else {}
         raise RefusedError(status, str(error), headers=headers) from None
     except AbandonedError:
-        raise RefusedError(503, ENDING) from None  # or nobody is there to be told
+        if scheduler().closed:
+            raise RefusedError(503, ENDING, headers={"Retry-After": "60"}) from None
+        raise ClientDisconnect from None
     except Exception:
         logger.exception("A request failed")
         raise RefusedError(500, WRONG) from None

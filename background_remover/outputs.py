@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import stat
@@ -23,6 +24,7 @@ try:
 except ImportError:  # on Windows, where an open file can't be deleted anyway
     fcntl = None  # type: ignore[assignment]
 
+ORIGIN = "user.cutout.origin"  # the extended attribute of a result that says what it was made of
 PART = ".cutout-{}.part"  # the name of a file that is being written, with so many hexadecimal digits:
 DIGITS = 16
 LONGEST_NAME = 255  # bytes that file systems allow
@@ -94,14 +96,34 @@ def identity_of(path: Path | str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def is_done(task: Task) -> bool:
-    """Whether the result is there, newer than its photo, and whole."""
+def is_done(task: Task, origin: str = "") -> bool:
+    """Whether the result is there, newer than its photo, whole, and of that `origin`, where one is known of it."""
     try:
         result, photo = task.result.stat(), Path(task.photo).stat()
     except (OSError, ValueError):
         return False
     is_file = stat.S_ISREG(result.st_mode)  # a pipe would be waited for
-    return is_file and result.st_mtime_ns >= photo.st_mtime_ns and is_whole(task.result)
+    if not is_file or result.st_mtime_ns < photo.st_mtime_ns or read_origin(task.result) not in ("", origin):
+        return False
+    return is_whole(task.result)
+
+
+def origin_of(photo: Path | str, how: str) -> str:
+    """What tells which photo a result is of, by its name, size and time, and how it was made; "" for a URL."""
+    try:
+        found = Path(photo).stat()
+    except (OSError, ValueError):
+        return ""
+    said = f"{Path(photo).name}\n{found.st_size}\n{found.st_mtime_ns}\n{how}"
+    return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()
+
+
+def read_origin(result: Path) -> str:
+    """The origin that a result was given, "" if it has none, as where a file system keeps no such things."""
+    try:
+        return os.getxattr(result, ORIGIN).decode()
+    except (AttributeError, OSError, ValueError):  # other systems than Linux have no getxattr
+        return ""
 
 
 def is_whole(path: Path) -> bool:
@@ -115,10 +137,11 @@ def is_whole(path: Path) -> bool:
 
 
 @contextmanager
-def whole_file(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
+def whole_file(path: Path, root: Path | None = None, origin: str = "") -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` once that is done, and not at all if it fails.
 
-    Its folder is made, within `root` wherever links lead. Raises PhotoError if it can't be written.
+    It is given the `origin`, if there is one. Its folder is made, within `root` wherever links lead.
+    Raises PhotoError if it can't be written.
     """
     try:
         if root is not None and not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(root)):
@@ -129,6 +152,9 @@ def whole_file(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
             with file:
                 yield file
                 file.flush()
+                if origin:
+                    with suppress(AttributeError, OSError):
+                        os.setxattr(file.fileno(), ORIGIN, origin.encode())
                 if fcntl:
                     part.replace(path)  # while it is locked, so that none takes it for a leftover
             if not fcntl:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
+import json
 import re
 import time
 import zipfile
@@ -27,7 +27,7 @@ from background_remover.decoding import Photo
 from background_remover.encoding import save_pixels
 from background_remover.framing import Frame, subject_box
 from background_remover.messages import MEDIA, Asked, Made, Once, parsing
-from background_remover.page.bodies import RefusedError
+from background_remover.page.bodies import CHUNK, RefusedError
 from background_remover.page.files import Upload, file_store, remove
 from background_remover.page.turns import turn
 from background_remover.photos import Pixels, check_pixels
@@ -42,6 +42,7 @@ TYPES = {"person", "product", "animal", "car"}  # that X-Type can say; nothing h
 SOURCES = ("image_file", "image_file_b64", "image_url")
 BACKGROUNDS = ("bg_color", "bg_image_url", "bg_image_file")
 MOST_MARGIN = 0.5, 500  # of the subject, and pixels
+ROWS = 64  # of pixels whose colours are mixed at a time
 TRUE = ("true", "1", "yes", "on")
 CODES = {413: "file_too_large", 415: "invalid_file_type", 422: "failed_to_read_image"}  # by our status
 NOTHING = "Nothing in this photo stands out as the subject: try another photo."
@@ -250,12 +251,27 @@ def look_at(photo: Photo, region: tuple[int, int, int, int], remover: Callable[[
 
 def over_translucent(framed: Cutout, colour: tuple[int, int, int, int]) -> Pixels:
     """The subject over a colour that lets something through: H x W x 4, straight alpha."""
-    share = framed.alpha[..., np.newaxis].astype(np.float32) / 255
-    under = (1 - share) * np.float32(colour[3] / 255)
-    alpha = share + under
-    colours = framed.foreground * share + np.array(colour[:3], np.float32) * under
-    colours /= np.maximum(alpha, np.float32(1e-6))
-    return np.dstack((np.rint(colours), np.rint(alpha * 255))).astype(np.uint8)
+    pixels = np.empty((*framed.alpha.shape, 4), np.uint8)
+    for top in range(0, len(pixels), ROWS):
+        rows = slice(top, top + ROWS)
+        share = framed.alpha[rows, :, np.newaxis].astype(np.float32) / 255
+        under = (1 - share) * np.float32(colour[3] / 255)
+        alpha = share + under
+        colours = framed.foreground[rows] * share + np.array(colour[:3], np.float32) * under
+        pixels[rows, :, :3] = np.rint(colours / np.maximum(alpha, np.float32(1e-6)))
+        pixels[rows, :, 3:] = np.rint(alpha * 255)
+    return pixels
+
+
+def decode_base64(given: Path | Any, path: Path) -> None:
+    """A file of what a text holds, or the text in a file, in pieces between which others run. Raises ValueError."""
+    with parsing:
+        body = given.read_bytes() if isinstance(given, Path) else str(given).encode()
+        body = body.partition(b",")[2] if body[:5].lower() == b"data:" else body
+        body = body.translate(bytes.maketrans(b"-_", b"+/"), b" \t\r\n")
+        with path.open("wb") as file:
+            for start in range(0, len(body), CHUNK):
+                file.write(base64.b64decode(body[start : start + CHUNK], validate=True))
 
 
 # --- the routes ---
@@ -280,11 +296,11 @@ class RemoveBg:
             photo = await self._source(asked)
             background = await self._background(asked)
             wanted = Wanted.read(asked.fields, background)
-        path = file_store().new_folder() / f"{asked.name}-removebg{wanted.suffix}"
+            path = file_store().new_folder() / f"{asked.name}-removebg{wanted.suffix}"
         made = await self.service.work(request, who, asked, path, lambda: self._make(photo, wanted, path, start))
-        kind = asked.fields.get("type")
+        kind = text(asked.fields, "type", "auto")
         headers = allowed | made.headers | ({} if text(asked.fields, "type_level", "1") == "none" else {
-            "X-Type": str(kind) if kind in TYPES else "other"
+            "X-Type": kind if kind in TYPES else "other"
         })  # fmt: skip
         if request.headers.get("accept", "").strip().lower() == "application/json":
             return await self._as_json(path, headers)
@@ -332,21 +348,13 @@ class RemoveBg:
         """The photo that is written as base64. Raises RefusedError."""
         name = SOURCES[1]
 
-        def decode() -> bytes:
-            given = Path(asked.files[name]).read_bytes() if name in asked.files else str(asked.fields[name]).encode()
-            body = given.partition(b",")[2] if given[:5].lower() == b"data:" else given
-            return base64.b64decode(re.sub(rb"\s", b"", body).replace(b"-", b"+").replace(b"_", b"/"), validate=True)
-
-        def decode_in_turn() -> bytes:
-            with parsing:
-                return decode()
-
+        given = Path(asked.files[name]) if name in asked.files else asked.fields.pop(name)
+        path = asked.folder / "decoded"
         try:
-            data = await asyncio.to_thread(decode_in_turn)
-        except binascii.Error:
+            await asyncio.to_thread(decode_base64, given, path)
+        except ValueError:
             raise invalid(name, "a photo as base64") from None
-        asked.fields.pop(name, None)
-        asked.uploads.append(await asked.keep("decoded", data))
+        asked.uploads.append(str(path))
         return asked.uploads[-1]
 
     def _make(self, photo: Upload, wanted: Wanted, path: Path, start: float) -> Made:
@@ -371,16 +379,25 @@ class RemoveBg:
 
     async def _as_json(self, path: Path, headers: dict[str, str]) -> Response:
         """The result within JSON, for clients that accept nothing else."""
+        names = ("top", "left", "width", "height")
+        place = {f"foreground_{name}": int(headers[f"X-Foreground-{name.title()}"]) for name in names}
+        try:
+            written = await asyncio.to_thread(write_json, path, place)
+        except BaseException:
+            remove(path.parent)
+            raise
+        return Once(written, headers=headers, media_type="application/json")
 
-        def read() -> str:
-            try:
-                return base64.b64encode(path.read_bytes()).decode()
-            finally:
-                remove(path.parent)
 
-        place = {name: int(headers[f"X-Foreground-{name.title()}"]) for name in ("top", "left", "width", "height")}
-        data = {"result_b64": await asyncio.to_thread(read)}
-        return JSONResponse({"data": data | {f"foreground_{name}": at for name, at in place.items()}}, headers=headers)
+def write_json(path: Path, more: dict[str, int]) -> Path:
+    """A file of JSON beside another one, which is in it as base64; on the disk as all results are."""
+    target = path.with_name("result.json")
+    with path.open("rb") as result, target.open("wb") as file:
+        file.write(b'{"data":{"result_b64":"')
+        while piece := result.read(3 << 18):
+            file.write(base64.b64encode(piece))
+        file.write(b'",' + json.dumps(more).encode()[1:] + b"}")
+    return target
 
 
 def write_zip(framed: Cutout, path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
@@ -15,10 +16,13 @@ from background_remover import monitoring
 from background_remover.choices import BACKGROUND_IMAGE, Choice
 from background_remover.messages import MEDIA
 from background_remover.page.bodies import RefusedError
+from background_remover.page.requests import WRONG
 from background_remover.page.turns import scheduler
 from background_remover.pipeline import BackgroundRemover
 from background_remover.removebg import RemoveBg
 from background_remover.service import BACKGROUND, IMAGE, OWN_CHOICES, Service
+
+logger = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 REASONS = {400: "unreadable", 401: "key", 403: "key", 413: "too large", 415: "not a photo", 422: "parameter or photo",
@@ -88,10 +92,16 @@ def answering(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except RefusedError as error:
-            monitoring.refusals.labels(REASONS.get(error.status, monitoring.OTHER)).inc()
-            if request.method == "POST" and not request.scope.get("read"):
-                raise  # the guard reads the rest of the body, so that the answer arrives
-            return error.response(request.url.path)
+            refusal = error
+        except ClientDisconnect:
+            raise
+        except Exception:
+            logger.exception("%s failed", handler.__name__)
+            refusal = RefusedError(500, WRONG)
+        monitoring.refusals.labels(REASONS.get(refusal.status, monitoring.OTHER)).inc()
+        if request.method == "POST" and not request.scope.get("read"):
+            raise refusal  # the guard reads the rest of the body, so that the answer arrives
+        return refusal.response(request.scope["path"])
 
     answer.__name__ = handler.__name__
     return answer
@@ -105,7 +115,10 @@ def routes(remover: BackgroundRemover) -> list[BaseRoute]:
 
     def add(path: str, method: str, handler: Handler, **more: Any) -> None:
         about = (handler.__doc__ or "").partition("\n")[0]
-        router.add_api_route(path, answering(handler), methods=[method], summary=about, response_class=Response, **more)
+        answer = answering(handler)
+        router.add_api_route(path, answer, methods=[method], summary=about, response_class=Response, **more)
+        if method == "GET":
+            router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
 
     add("/v1/remove-background", "POST", service.remove_background, openapi_extra=body_of(OWN_CHOICES),
         responses={200: PICTURE, **PROBLEMS})  # fmt: skip

@@ -118,7 +118,7 @@ class Service:
             background = await asked.upload(*BACKGROUND)
             with refusing():
                 finish, refine = self._choices(asked.fields, request.headers, background)
-        path = file_store().new_folder() / f"{asked.name}-{finish.output}{finish.suffix}"
+            path = file_store().new_folder() / f"{asked.name}-{finish.output}{finish.suffix}"
         made = await self.work(request, who, asked, path, lambda: self.make(photo, finish, refine, path))
         return Once(path, headers=allowed | self._headers(made, path), media_type=MEDIA[finish.format])
 
@@ -133,11 +133,15 @@ class Service:
         return Made(path, (width, height), cutout.found, round((time.perf_counter() - start) * 1000))
 
     def _choices(self, fields: Mapping[str, Any], headers: Headers, background: Upload | None) -> tuple[Finish, bool]:
-        """What a request chooses. Raises ValueError, one sentence."""
+        """What a request chooses. Raises PhotoError."""
         known = {choice.name: choice for choice in OWN_CHOICES}
-        for name in fields.keys() - known.keys() - {*IMAGE, *BACKGROUND}:
+        for name in sorted(fields.keys() - known.keys() - {*IMAGE, *BACKGROUND}):
             raise PhotoError(f"There is no parameter '{name[:40]}': see /v1/openapi.json for those that there are.")
-        chosen = {name: known[name].read(value) for name, value in fields.items() if name in known}
+        given = {name: value for name, value in fields.items() if name in known and value not in ("", None)}
+        try:
+            chosen = {name: known[name].read(value) for name, value in given.items()}
+        except ValueError as error:
+            raise PhotoError(str(error)) from None
         refine = bool(chosen.pop("refine", False))
         chosen.setdefault("format", wanted_format(headers.get("accept", "")))
         return Finish(**chosen, background_image=background), refine

@@ -1,5 +1,6 @@
 """The fast ways of running the network against the plain network in fp32."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -235,3 +237,43 @@ def test_cuda_graphs_give_the_plain_networks_mattes(views, truth, precision):
     for batch in (1, 4, 1):
         moved = np.abs(engine(views[:batch]).astype(float) - truth[:batch]).mean((1, 2))
         assert moved.max() <= 0.8
+
+
+def test_a_small_image_shows_the_sizes_that_a_forward_has(seeded_net, monkeypatch):
+    """By which the weights are laid out: those of a real forward, layer by layer."""
+    packed: dict[int, list[int]] = {}
+    monkeypatch.setattr(engines._ConvReLU, "pack", lambda conv, shape: packed.update({id(conv): shape}))
+    net = engines._Matte(copy.deepcopy(seeded_net), torch.float32)
+    net.pack()
+    seen: dict[int, list[int]] = {}
+    for module in net.modules():
+        if isinstance(module, engines._ConvReLU):
+            module.register_forward_pre_hook(lambda conv, given: seen.update({id(conv): list(given[0].shape)}))
+    with torch.inference_mode():
+        net.forward(torch.zeros((1, engines.SIDE, engines.SIDE, 3), dtype=torch.uint8))
+    assert packed == seen
+    assert len(seen) > 100
+
+
+def test_photos_share_the_cores_and_give_the_same_mattes(remover, person):
+    """Two at once, each with its share of the threads; afterwards all is as before."""
+    engine, threads = remover.engine, torch.get_num_threads()
+    lanes = engine.split(2)
+    assert engine.split(1) == 1
+    assert 1 <= lanes <= 2
+    small = cv2.resize(person, (engines.SIDE, engines.SIDE))[np.newaxis]
+    expected, found = engine(small), []
+
+    def work() -> None:
+        with engine.one_of(lanes):
+            found.append((engine(small), torch.get_num_threads()))
+        found.append((engine(small), torch.get_num_threads()))
+
+    workers = [threading.Thread(target=work) for _ in range(lanes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert {count for _, count in found} == {max(1, threads // lanes), threads}
+    assert all(np.array_equal(matte, expected) for matte, _ in found)
+    assert torch.get_num_threads() == threads

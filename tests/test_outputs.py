@@ -20,7 +20,9 @@ from background_remover.outputs import (
     identity_of,
     is_done,
     is_whole,
+    origin_of,
     plan,
+    read_origin,
     remove_leftovers,
     whole_file,
 )
@@ -140,6 +142,23 @@ def test_a_photo_by_url_has_its_name_and_no_file_that_it_could_be(tmp_path):
 
 
 # --- done ---
+
+
+def test_the_result_of_another_photo_or_made_otherwise_is_not_done(tmp_path):
+    """One photo after another of the same name, and other options; where the file system keeps what tells them."""
+    photo, result = tmp_path / "x.jpg", tmp_path / "x.png"
+    photo.write_bytes(b"a photo")
+    origin = origin_of(photo, "as it is")
+    with whole_file(result, None, origin) as file:
+        Image.new("RGBA", (2, 2)).save(file, "PNG")
+    if read_origin(result) != origin:
+        pytest.skip("there are no extended attributes here")
+    assert is_done(Task(photo, result), origin)
+    assert not is_done(Task(photo, result), origin_of(photo, "on white"))
+    photo.write_bytes(b"another photo")
+    os.utime(photo, (0, 0))  # which is older
+    assert not is_done(Task(photo, result), origin_of(photo, "as it is"))
+    assert origin_of("https://example.com/x.jpg", "") == origin_of(tmp_path / "gone.jpg", "") == ""
 
 
 def test_what_is_whole_and_not_older_than_its_photo_is_done(tmp_path):

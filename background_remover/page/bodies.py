@@ -64,7 +64,7 @@ class RefusedError(Exception):
     def __init__(self, status: int, sentence: str, code: str = "", headers: dict[str, str] | None = None) -> None:
         super().__init__(sentence)
         self.status = status
-        self.sentence = sentence
+        self.sentence = sentence.encode("utf-8", "replace").decode()  # JSON can name halves of characters
         self.code = code
         self.headers = headers or {}
 
@@ -277,11 +277,14 @@ def stored_path(url: str) -> Path:
 fetches: Counter[str] = Counter()  # that run, by address
 
 
-async def fetch_upload(url: str, address: str) -> Upload:
-    """What a URL holds, as an upload, for whoever is at that address. Raises PhotoError, BusyError."""
+async def fetch_upload(url: str, address: str, into: Path | None = None) -> Upload:
+    """What a URL holds, as an upload, for whoever is at that address; a new one lies in `into`, if that is given.
+
+    Raises PhotoError, BusyError.
+    """
     with fetching(address), file_store().receiving(on_show=True) as make_room:
         await asyncio.to_thread(make_room, STEP)
-        return await fetch(url, str(file_store().folder), max_bytes=MAX_BYTES)
+        return await fetch(url, str(file_store().folder), max_bytes=MAX_BYTES, into=into)
 
 
 @contextlib.contextmanager

@@ -141,14 +141,16 @@ def text(results: dict[str, Any]) -> str:
     many, rounds = str(PHOTOS), results["rounds"]
     rates = [(PHOTOS - 1) / (of[many] - of["1"]) for of in (ours, theirs)]
     more, throughput = http["http_ms"] / http["pipeline_ms"] - 1, http["many_rate"] / http["serial_rate"]
+    start = theirs[many] / ours[many]
     lines = (
         f"On the command line, {PHOTOS} photos of 2 megapixels take {ours[many]:.1f} s, start included, and `rembg p`,",
-        f"with the same weights, {theirs[many]:.1f} s: {theirs[many] / ours[many]:.1f} times as long. Start apart, these",
-        f"are {rates[0]:.2f} and {rates[1]:.2f} photos a second, {rates[0] / rates[1]:.1f} times as many; one photo alone",
-        f"takes {ours['1']:.1f} and {theirs['1']:.1f} s.",
+        f"with the same weights, {theirs[many]:.1f} s: {start:.1f} times as long. Start apart, these are {rates[0]:.2f}",
+        f"and {rates[1]:.2f} photos a second, {rates[0] / rates[1]:.1f} times as many; one photo alone takes",
+        f"{ours['1']:.1f} and {theirs['1']:.1f} s.",
         f"Over HTTP a photo of 2 megapixels takes {more:.1%} longer than the pipeline alone, {http['http_ms']:.0f} and",
         f"{http['pipeline_ms']:.0f} ms; {CLIENTS} clients have {throughput:.2f} times the throughput of one,",
-        f"{http['many_rate']:.2f} photos a second. {results['date']}, {http['engine']}; medians of {rounds} rounds in turns.",
+        f"{http['many_rate']:.2f} photos a second.",
+        f"{results['date']}, {http['engine']}; medians of {rounds} rounds in turns.",
     )
     return "\n".join(lines) + "\n"
 

@@ -144,8 +144,8 @@ def text(results: dict[str, Any]) -> str:
     start = theirs[many] / ours[many]
     lines = (
         f"On the command line, {PHOTOS} photos of 2 megapixels take {ours[many]:.1f} s, start included, and `rembg p`,",
-        f"with the same weights, {theirs[many]:.1f} s: {start:.1f} times as long. Start apart, these are {rates[0]:.2f}",
-        f"and {rates[1]:.2f} photos a second, {rates[0] / rates[1]:.1f} times as many; one photo alone takes",
+        f"with the same weights, {theirs[many]:.1f} s: {start:.1f} times as long. Start apart, these are",
+        f"{rates[0]:.2f} and {rates[1]:.2f} photos a second, {rates[0] / rates[1]:.1f} times as many; one alone takes",
         f"{ours['1']:.1f} and {theirs['1']:.1f} s.",
         f"Over HTTP a photo of 2 megapixels takes {more:.1%} longer than the pipeline alone, {http['http_ms']:.0f} and",
         f"{http['pipeline_ms']:.0f} ms; {CLIENTS} clients have {throughput:.2f} times the throughput of one,",

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -340,7 +341,8 @@ class Run:
             return
         from tqdm import tqdm
 
-        with tqdm(total=count, unit=" photos", dynamic_ncols=True) as self._bar:
+        columns = shutil.get_terminal_size().columns  # 80 for a terminal that does not say
+        with tqdm(total=count, unit=" photos", ncols=columns) as self._bar:
             yield
         self._bar = None
 

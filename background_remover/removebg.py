@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import re
 import time
 import zipfile
@@ -192,7 +193,10 @@ class Wanted:
         height, width = cutout.alpha.shape
         if width * height <= self.most:
             return cutout
-        return cutout.preview(max(1, int(max(width, height) * (self.most / (width * height)) ** 0.5)))
+        side = max(1, int(max(width, height) * (self.most / (width * height)) ** 0.5))
+        while side > 1 and math.prod(Frame.within(side, (height, width)).inner) > self.most:  # rounded up
+            side -= 1
+        return cutout.preview(side)
 
     def _cropped(self, cutout: Cutout, box: tuple[int, int, int, int]) -> Cutout:
         left, top, right, bottom = box

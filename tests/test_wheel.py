@@ -93,6 +93,17 @@ BackgroundRemover.from_pretrained("isnet-general-use")({str(PERSON)!r}).save("cu
 
 
 @pytest.mark.network
+def test_the_command_works_where_it_is_installed(installed, wheel, tmp_path, truth):
+    with zipfile.ZipFile(wheel) as archive:
+        (scripts,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/entry_points.txt"))
+    assert "cutout = background_remover.cli:main" in scripts
+    command = [installed, "-m", "background_remover", PERSON, "-o", "out.png", "--weights", "isnet-general-use"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    truth.save(tmp_path / "truth.png")
+    assert (tmp_path / "out.png").read_bytes() == (tmp_path / "truth.png").read_bytes()
+
+
+@pytest.mark.network
 def test_the_page_starts_where_it_is_installed_and_has_its_examples(installed, tmp_path, start_app, truth):
     with start_app("-m", "app", folder=tmp_path, python=str(installed)) as url:
         client = Client(url, verbose=False, download_files=tmp_path)

@@ -341,8 +341,8 @@ class Run:
             return
         from tqdm import tqdm
 
-        columns = shutil.get_terminal_size().columns  # 80 for a terminal that does not say
-        with tqdm(total=count, unit=" photos", ncols=columns) as self._bar:
+        columns, lines = shutil.get_terminal_size()  # 80 and 24 for a terminal that does not say
+        with tqdm(total=count, unit=" photos", ncols=columns, nrows=lines) as self._bar:
             yield
         self._bar = None
 

@@ -340,9 +340,10 @@ class Run:
             yield
             return
         from tqdm import tqdm
+        from tqdm.contrib.logging import logging_redirect_tqdm
 
         columns, lines = shutil.get_terminal_size()  # 80 and 24 for a terminal that does not say
-        with tqdm(total=count, unit=" photos", ncols=columns, nrows=lines) as self._bar:
+        with logging_redirect_tqdm(), tqdm(total=count, unit=" photos", ncols=columns, nrows=lines) as self._bar:
             yield
         self._bar = None
 

@@ -128,6 +128,7 @@ class FormParser(MultiPartParser):
         super().on_headers_finished()
         if self._current_part.file:
             file = tempfile.SpooledTemporaryFile(self.spool_max_size, dir=str(file_store().folder))  # noqa: SIM115
+            self._files_to_close_on_error.pop().close()
             self._files_to_close_on_error.append(file)
             self._current_part.file.file = file  # type: ignore[assignment]
 

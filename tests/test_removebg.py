@@ -465,8 +465,8 @@ def test_its_paths_have_no_others(app_url):
 
 @pytest.fixture(scope="module")
 def guarded(start_app) -> Iterator[str]:
-    """A server that asks for a key and allows a client a few requests."""
-    with start_app(RMBG_API_KEYS="right,often", RMBG_RATE_LIMIT="5/hour") as url:
+    """A server that asks for a key, allows a client a few requests, and goes by the name that clients ask for."""
+    with start_app(RMBG_API_KEYS="right,often", RMBG_RATE_LIMIT="5/hour", RMBG_HOSTS="api.remove.bg") as url:
         yield url
 
 

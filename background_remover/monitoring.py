@@ -88,7 +88,7 @@ def log_requests() -> None:
         access.propagate = False
         access.setLevel(logging.INFO)
     else:
-        access.disabled = True
+        access.setLevel(logging.CRITICAL)  # uvicorn, as it starts, enables what is disabled
 
 
 class Watch:
@@ -122,7 +122,7 @@ class Watch:
             route = getattr(scope.get("route"), "path", OTHER)
             requests.labels(method, route, status).inc()
             request_seconds.labels(route).observe(seconds)
-            if not access.disabled:
+            if access.isEnabledFor(logging.INFO):
                 line = {
                     "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                     "client": self._address(scope),

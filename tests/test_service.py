@@ -109,7 +109,7 @@ def test_each_way_of_sending_gives_the_bytes_of_the_library(ask, truth, clean, h
 
 
 def test_the_bytes_are_those_of_the_pages_api(ask, app_url):
-    said = call(app_url, {"url": data_url(PERSON), "meta": META}, name="cutout")
+    said = call(app_url, {"url": data_url(PERSON), "meta": META}, "transparent", None, name="cutout")
     url = json.loads(re.findall(r"event: complete\ndata: (.*)", said)[0])[0]["url"]
     assert ask().content == httpx.get(url).content
 
@@ -450,7 +450,7 @@ def here(remover) -> Iterator[str]:
 
 def test_what_is_our_fault_is_one_sentence_too_and_goes_to_the_log(here, monkeypatch, caplog):
     """Also a ValueError, of which a PhotoError is one, and one from within the job."""
-    for module, name in ((service, "wanted_format"), (service.Service, "make")):
+    for module, name in ((service, "wanted_format"), (service.Service, "make"), (service.Service, "admit")):
         with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
 
             def fail(*_: Any) -> None:

@@ -46,11 +46,11 @@ class Keys:
         found = [hmac.compare_digest(digest, known) for known in self._digests]
         return f"key {found.index(True) + 1}" if any(found) else None
 
-    def left(self, who: str, take: bool = True) -> Left | None:
+    def left(self, who: str) -> Left | None:
         """How many requests somebody has left after this one; None where there is no rate."""
         if self.rate is None:
             return None
-        within = self._limiter.hit(self.rate, who) if take else self._limiter.test(self.rate, who)
+        within = self._limiter.hit(self.rate, who)
         stats = self._limiter.get_window_stats(self.rate, who)
         return Left(within, self.rate.amount, stats.remaining, max(1, math.ceil(stats.reset_time - time.time())))
 

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -73,9 +74,11 @@ def problem(answer: httpx.Response, status: int) -> str:
 
 def saved(cutout: Cutout, finish: Finish | None = None) -> bytes:
     """The library's file."""
-    buffer = io.BytesIO()
-    (finish or Finish()).save(cutout, buffer)
-    return buffer.getvalue()
+    finish = finish or Finish()
+    with tempfile.TemporaryDirectory() as folder:  # in memory libtiff leaves a byte between two parts as it is
+        path = Path(folder, f"a{finish.suffix}")
+        finish.save(cutout, path)
+        return path.read_bytes()
 
 
 def in_parts(*more: bytes, name: bytes = b"image", data: bytes = PHOTO) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def test_whoever_leaves_last_ends_what_was_for_them_alone():
         with listeners.listening("another"), listeners.listening(""):
             pass
         assert left == []
+        assert not listeners.has_left("")  # whoever listens for nothing can't leave it
         with listeners.listening("session 1"):
             with listeners.listening("session 1"), listeners.listening("event 1"):
                 assert listeners.heard("session 1", "")

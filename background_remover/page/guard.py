@@ -286,7 +286,7 @@ class Listeners:
 
     def has_left(self, event: str) -> bool:
         """Whether somebody did listen for this event, and does no more. It is asked of a call, which has but one."""
-        return event in self._left and not self.heard(event)
+        return bool(event) and event in self._left and not self.heard(event)
 
     def on_leaving(self, session: str, event: str, leave: Callable[[], None]) -> None:
         """Call `leave` once nobody listens any more for what somebody did listen for."""
@@ -306,7 +306,8 @@ class Listeners:
             self._count[key] -= 1
             if self._count[key] <= 0:
                 del self._count[key]
-                self._left[key] = None
+                if key:
+                    self._left[key] = None
                 if len(self._left) > REMEMBERED:
                     self._left.popitem(last=False)
             if key:

@@ -123,7 +123,10 @@ def save_pixels(
     encoder = ENCODERS[suffix.lower()]
     if encoder.name == "PNG":
         data = encode_png(pixels, icc, dpi)
-        Path(target).write_bytes(data) if isinstance(target, str | os.PathLike) else target.write(data)
+        if isinstance(target, str | os.PathLike):
+            Path(target).write_bytes(data)
+        else:
+            target.write(data)
         return
     if pixels.dtype == np.uint16:
         _save_deep_tiff(pixels, target, icc, dpi)

@@ -22,6 +22,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from background_remover.choices import YES
 from background_remover.colours import parse_colour
 from background_remover.cutout import Cutout, Finish
 from background_remover.decoding import Photo
@@ -44,7 +45,6 @@ SOURCES = ("image_file", "image_file_b64", "image_url")
 BACKGROUNDS = ("bg_color", "bg_image_url", "bg_image_file")
 MOST_MARGIN = 0.5, 500  # of the subject, and pixels
 ROWS = 64  # of pixels whose colours are mixed at a time
-TRUE = ("true", "1", "yes", "on")
 CODES = {413: "file_too_large", 415: "invalid_file_type", 422: "failed_to_read_image"}  # by our status
 NOTHING = "Nothing in this photo stands out as the subject: try another photo."
 
@@ -88,7 +88,7 @@ def one_of(fields: Mapping[str, Any], name: str, default: str, values: tuple[str
 
 def is_true(fields: Mapping[str, Any], name: str) -> bool:
     """Whether a field says yes."""
-    return text(fields, name, "false").lower() in TRUE
+    return text(fields, name, "false").lower() in YES
 
 
 def numbers(fields: Mapping[str, Any], name: str, default: str, counts: tuple[int, ...], units: str) -> list[Number]:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from background_remover import monitoring
-from background_remover.choices import CHOICES, REFINE, Choice
+from background_remover.choices import CHOICES, REFINE, YES, Choice
 from background_remover.cutout import Cutout, Finish
 from background_remover.keys import NO_KEY, TOO_OFTEN, WRONG_KEY, Keys
 from background_remover.messages import MEDIA, Asked, Made, Once, plain, read, refusing
@@ -50,7 +50,7 @@ class Service:
             self.keys = keys or Keys.from_environment()
         except ValueError as error:
             raise SettingError(str(error)) from None
-        self.shows_metrics = os.environ.get("RMBG_METRICS", "").lower() in ("1", "true", "yes", "on")
+        self.shows_metrics = os.environ.get("RMBG_METRICS", "").lower() in YES
 
     def admit(self, who: str) -> dict[str, str]:
         """Headers for the answer to somebody who may ask now. Raises RefusedError, before anything is read."""
@@ -147,7 +147,7 @@ class Service:
         return Finish(**chosen, background_image=background), refine
 
     def _headers(self, made: Made, path: Path) -> dict[str, str]:
-        name = path.name.encode("ascii", "replace").decode().replace("?", "_")
+        name = plain(path.name).replace("?", "_")
         return {
             "X-Width": str(made.size[0]),
             "X-Height": str(made.size[1]),

@@ -123,8 +123,9 @@ class Engine:
     def split(self, count: int) -> int:
         """How many of so many photos to work on at once.
 
-        On a CPU one for each core, up to LANES: on two cores that is a seventh more photos a second than one after
-        the other with all cores on each (benchmarks/programs.py). Elsewhere the network has one at a time, and only what is around it overlaps.
+        On a CPU one for each core, up to LANES: on two cores that gives a seventh more photos a second than one after
+        the other with all cores on each, see benchmarks/programs.py. Elsewhere the network has one at a time, and only
+        what is around it overlaps.
         """
         if self.device.type != "cpu" or self.lent:
             return min(count, OVERLAPPING)

@@ -31,7 +31,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile docs/cluster/Dockerfile
 	$(BIN)/python .ci/audit.py
 
 pictures: $(VENV)/dev browser
@@ -62,11 +62,11 @@ $(VENV)/app: requirements.txt constraints.txt | $(VENV)/bin/python
 	$(PIP) -r requirements.txt
 	touch $@
 
-$(VENV)/dev: requirements-dev.txt requirements.txt constraints.txt | $(VENV)/bin/python
+$(VENV)/dev: requirements-dev.txt requirements-batch.txt requirements.txt constraints.txt | $(VENV)/bin/python
 	$(PIP) -r requirements-dev.txt
 	touch $@
 
-$(VENV)/benchmark: requirements-benchmark.txt requirements-dev.txt requirements.txt constraints.txt | $(VENV)/bin/python
+$(VENV)/benchmark: requirements-benchmark.txt requirements-dev.txt requirements-batch.txt requirements.txt constraints.txt | $(VENV)/bin/python
 	$(PIP) -r requirements-benchmark.txt
 	$(PIP) --no-deps pysodmetrics  # pins older packages than it needs
 	touch $@

@@ -9,13 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import os
-import re
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -32,16 +29,27 @@ from background_remover.commands import (
     finish_option,
     with_engine_options,
 )
+from background_remover.subcommands import (
+    INTERRUPTED,
+    SOME_FAILED,
+    batch_command,
+    export,
+    log_for_people,
+    make_finish,
+    serve,
+    shown,
+    weights_command,
+)
 
 if TYPE_CHECKING:
-    from background_remover.cutout import Cutout, Finish
+    from background_remover.cutout import Cutout
     from background_remover.decoding import Photo
     from background_remover.outputs import Task
     from background_remover.pipeline import BackgroundRemover
 
 STREAM = "-"
 LOOK = 0.5  # seconds between two looks at a watched folder
-SOME_FAILED, USAGE, INTERRUPTED = 1, 2, 130  # exit codes
+USAGE = 2  # exit code
 
 
 def print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -408,20 +416,6 @@ class Report:
         self._file.close()
 
 
-def make_finish(background_image: str | None, **choices: Any) -> Finish:
-    """What results should look like; a choice of None is the default. Exits if that can't be made."""
-    from background_remover.cutout import Finish
-    from utilities import PhotoError
-
-    chosen = {name: value for name, value in choices.items() if value is not None}
-    try:
-        finish = Finish(**chosen, background_image=Path(background_image) if background_image else None)
-        finish.check()
-    except PhotoError as error:
-        raise click.UsageError(str(error)) from None
-    return finish
-
-
 @contextmanager
 def opening(photo: Path | str) -> Iterator[Photo]:
     """A photo opened, fetched first if it is a URL. Raises PhotoError."""
@@ -430,24 +424,9 @@ def opening(photo: Path | str) -> Iterator[Photo]:
     if isinstance(photo, Path):
         yield open_photo(photo)
         return
-    import asyncio
+    from background_remover.fetch import fetch_now
 
-    from background_remover.fetch import fetch
-
-    with tempfile.TemporaryDirectory() as folder:
-        opened = open_photo(asyncio.run(fetch(photo, folder)))
-    yield opened
-
-
-def shown(name: Path | str) -> str:
-    """A name for a terminal, which it can't command."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", click.format_filename(name))
-
-
-def log_for_people() -> None:
-    """On a terminal, which weights are used and what is fetched; elsewhere what is amiss alone."""
-    logging.basicConfig(level=logging.INFO if sys.stderr.isatty() else logging.WARNING, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    yield open_photo(fetch_now(photo))
 
 
 def load(weights: str | None, device: str | None, precision: str | None) -> BackgroundRemover:
@@ -462,49 +441,5 @@ def load(weights: str | None, device: str | None, precision: str | None) -> Back
         raise click.ClickException(str(error)) from None
 
 
-# --- the other commands ---------------------------------------------------------------------------------
-
-
-@cutout.command
-@click.option("--host", help="the address to listen on; 0.0.0.0 lets other machines in  [127.0.0.1]")
-@click.option("--port", type=click.IntRange(1, 65535), help="the port  [the first free one from 7860]")
-def serve(host: str | None, port: int | None) -> None:
-    """Serve the page and the API: what `python app.py` does."""
-    import runpy
-
-    given = {"GRADIO_SERVER_NAME": host, "GRADIO_SERVER_PORT": port}
-    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
-    runpy.run_path(str(Path(__file__).parent.parent / "app.py"), run_name="__main__")
-
-
-@cutout.command
-@click.argument("path", type=click.Path(dir_okay=False))
-@click.option("--weights", help="a name, a Hub repo, a file or a folder  [RMBG_WEIGHTS]")
-def export(path: str, weights: str | None) -> None:
-    """Write the network with its weights as ONNX, for other engines."""
-    log_for_people()
-    from background_remover import WeightsError
-    from background_remover.export import export_onnx
-
-    try:
-        export_onnx(Path(path), weights)
-    except WeightsError as error:
-        raise click.ClickException(str(error)) from None
-
-
-@cutout.command("weights")
-@click.option("--weights", "source", help="a name, a Hub repo, a file or a folder  [RMBG_WEIGHTS]")
-def weights_command(source: str | None) -> None:
-    """Say which weights are here, where they came from, under which licence, and their sha256."""
-    from background_remover import WeightsError
-    from background_remover.weights import present
-
-    try:
-        found = present(source)
-    except WeightsError as error:
-        raise click.ClickException(str(error)) from None
-    for weights in found:
-        click.echo(f"{weights.name}\n  licence  {weights.licence}\n  from     {weights.origin}")
-        click.echo(f"  file     {weights.path}\n  sha256   {weights.sha256}")
-    if not found:
-        click.echo("No weights are here yet: the first photo fetches them.")
+for command in (serve, export, weights_command, batch_command):
+    cutout.add_command(command)

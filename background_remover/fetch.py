@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -100,6 +101,12 @@ async def fetch(url: str, folder: str, *, max_bytes: int = photos.MAX_BYTES, int
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError, zlib.error) as error:
         raise PhotoError(DELETED if own else NO_PHOTO) from error
     return str(target)
+
+
+def fetch_now(url: str) -> bytes:
+    """The bytes of a photo at a public address, for who has no event loop. Raises PhotoError, as `fetch` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(asyncio.run(fetch(url, folder))).read_bytes()
 
 
 def _own_path(url: str, folder: str) -> Path | None:

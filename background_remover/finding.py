@@ -9,7 +9,7 @@ import re
 import signal
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -74,6 +74,17 @@ def _find_in(top: Path, results: Path | None) -> Iterator[Source]:
 
     A folder that can't be read is one of them, so that it fails with its reason.
     """
+    for folder, names in walk(top, results):
+        for name in names:
+            below = folder.relative_to(top) if folder.is_relative_to(top) else Path()
+            yield Source(folder / name, name, folder, below)
+
+
+def walk(top: Path, results: Path | None, extensions: Container[str] = EXTENSIONS) -> Iterator[tuple[Path, list[str]]]:
+    """The folders below one, in order, each with the names of its files of these extensions, but for hidden ones.
+
+    What lies below `results` is left out. A folder that can't be read comes last, as a name in the one above it.
+    """
     unreadable: list[Path] = []
     skipped = os.path.realpath(results) if results else ""
     if skipped == os.path.realpath(top):
@@ -83,11 +94,16 @@ def _find_in(top: Path, results: Path | None) -> Iterator[Source]:
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and os.path.realpath(folder / name) != skipped
         )
-        for name in sorted(files):
-            if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."):
-                yield Source(folder / name, name, folder, folder.relative_to(top))
+        names = sorted(name for name in files if not name.startswith("."))
+        yield folder, [name for name in names if os.path.splitext(name)[1].lower() in extensions]  # noqa: PTH122
     for folder in unreadable:
-        yield Source(folder, folder.name, folder.parent)
+        yield folder.parent, [folder.name]
+
+
+def without_results(names: list[str]) -> list[str]:
+    """The names in a folder but for those of results that lie beside their photos."""
+    stems = {*names, *(Path(name).stem for name in names)}
+    return [name for name in names if not _is_result(name, stems)]
 
 
 class Settled:

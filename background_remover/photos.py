@@ -151,13 +151,14 @@ def _read(source: FileSource, max_bytes: int) -> bytes:
         check_bytes(memoryview(source).nbytes, max_bytes)
         return bytes(source)
     if isinstance(source, str | os.PathLike):
-        return _read_path(Path(source), max_bytes)
+        return read_path(Path(source), max_bytes)
     if not hasattr(source, "read"):
         raise PhotoError(f"A {type(source).__name__} is not a photo: give a path, bytes, a PIL image or an array.")
     return _read_object(source, max_bytes)
 
 
-def _read_path(path: Path, max_bytes: int) -> bytes:
+def read_path(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a file, which is one and has no more than are allowed. Raises PhotoError."""
     try:
         size = path.stat().st_size
         if not path.is_file():

@@ -16,10 +16,20 @@ import pytest
 from gradio_client import Client, handle_file
 from helpers import PERSON, PHOTOS, ROOT, pixels
 
-REQUIREMENTS = [
-    re.split(r"\s*#", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line[0] != "#"
-]
-NAMES = {re.split(r"[\[=<>]", requirement)[0].lower().replace("_", "-") for requirement in REQUIREMENTS}
+
+def read_requirements(name: str) -> list[str]:
+    return [re.split(r"\s*#", line)[0] for line in (ROOT / name).read_text().splitlines() if line[0] != "#"]
+
+
+REQUIREMENTS, BATCH = read_requirements("requirements.txt"), read_requirements("requirements-batch.txt")
+
+
+def bare(requirement: str) -> str:
+    """The package's name alone."""
+    return re.split(r"[\[=<>]", requirement)[0].lower().replace("_", "-")
+
+
+NAMES, BATCH_NAMES = {bare(item) for item in REQUIREMENTS}, {bare(item) for item in BATCH}
 OURS = {"app", "background_remover", "briarmbg", "utilities"}
 # asked for by name, promised, or kept from being too old, but not imported: requirements.txt says why
 BY_NAME = {"onnxscript", "torchvision", "h11", "mcp", "python-multipart"}
@@ -74,8 +84,10 @@ def test_the_wheel_holds_all_that_the_page_needs_and_nothing_else(wheel):
 def test_the_wheel_asks_for_what_requirements_txt_does(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
-    asked = re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE)
-    assert [item.replace(" ", "") for item in asked] == [item.replace(" ", "") for item in REQUIREMENTS]
+    asked = [item.replace(" ", "") for item in re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE)]
+    extra = ';extra=="batch"'
+    assert [item for item in asked if not item.endswith(extra)] == [item.replace(" ", "") for item in REQUIREMENTS]
+    assert {bare(item) for item in asked if item.endswith(extra)} == {bare(item) for item in BATCH}
     assert f"Version: {tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}\n" in metadata
 
 
@@ -128,13 +140,13 @@ def imported() -> set[str]:
 def test_what_is_imported_is_asked_for_and_the_other_way_round():
     by_import = packages_distributions()
     needed = {distribution(by_import[name][0]).name.lower().replace("_", "-") for name in imported()}
-    assert needed == NAMES - BY_NAME
+    assert needed == (NAMES | BATCH_NAMES) - BY_NAME
 
 
 def test_every_version_is_pinned_for_those_who_want_the_tested_ones():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.!]+", line)] == []
     pinned = dict(line.lower().replace("_", "-").split("==") for line in lines)
-    assert pinned.keys() >= NAMES
-    for name in sorted(NAMES | {"pytest", "playwright", "ruff", "mypy"}):
+    assert pinned.keys() >= NAMES | BATCH_NAMES
+    for name in sorted(NAMES | BATCH_NAMES | {"pytest", "playwright", "ruff", "mypy"}):
         assert distribution(name).version.split("+")[0] == pinned[name], f"{name}: make constraints"

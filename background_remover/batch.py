@@ -1,0 +1,439 @@
+"""Catalogues on Ray Data: any number of photos, on this machine or a cluster, none lost and none done twice.
+
+    photos as a table (`catalogue`) - those done already (`manifest`) → units of few photos → actors, each with a
+    `Cutter` → rows of the manifest, which this process writes
+
+Ray starts the actors, keeps them busy, holds back what they can't take yet, and gives what a lost one had in hand to
+another; all that travels through it are names, or the bytes of files that lie in Parquet, and rows. Read from Ray 2.60.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read at import: nothing is told to anybody
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from pyarrow import parquet
+from ray.data import ActorPoolStrategy, DataContext
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from background_remover import storage
+from background_remover.allocator import total_memory
+from background_remover.catalogue import Columns, choose_picture, name_results, read_catalogue
+from background_remover.cutters import Cutter, Job, Order
+from background_remover.manifest import SCHEMA, STATE, Manifest
+from background_remover.outputs import remove_leftovers
+from background_remover.photos import MAX_BYTES
+
+PART = "part-"  # how the names of files of Parquet with results begin
+UNIT = 16  # photos that an actor is given at once: what a lost one costs at most, twice over
+UNIT_BYTES = 32 << 20  # of photos that lie in Parquet, from which a unit has no more
+SLICE = 4096  # photos of which one task makes units
+READERS = 4  # of these tasks at once
+STORE = 1 << 30  # bytes of shared memory for what waits, on this machine
+CORES = 8  # of a node for one actor, each with a photo of its own
+CORES_BESIDE_GPU = 16  # that an actor with a GPU asks for at most
+JOB = pa.struct(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("version", pa.string()),
+        ("output", pa.string()),
+        ("data", pa.large_binary()),
+    ]
+)
+ROW = pa.struct(list(SCHEMA))
+
+
+class BatchError(RuntimeError):
+    """A catalogue can't be worked off. One sentence: what is wrong and what to do."""
+
+
+class Catalogue(NamedTuple):
+    """The photos that were named, those of them that are to be done, and where all is written down."""
+
+    photos: pa.Table
+    pending: pa.Table
+    manifest: Manifest
+
+
+class Progress(NamedTuple):
+    """How far it is: photos with each status, of so many, in so many seconds."""
+
+    counts: dict[str, int]
+    total: int
+    seconds: float
+
+
+def pin(order: Order) -> Order:
+    """The same order for all machines: with weights that are here and their hash, and a background by its bytes.
+
+    Its `way` is a hash of all that decides on how results look. Raises WeightsError.
+    """
+    from background_remover.weights import load as load_weights
+
+    weights = load_weights(order.weights)
+    named = order.weights or os.environ.get("RMBG_WEIGHTS") or weights.name
+    given = order.finish.background_image
+    picture = Path(given).read_bytes() if isinstance(given, str | os.PathLike) else None
+    plain = replace(order.finish, background_image=None)
+    said = repr((plain, picture and hashlib.sha256(picture).hexdigest(), order.refine, weights.sha256, order.precision))
+    return replace(
+        order,
+        finish=replace(order.finish, background_image=picture or given),
+        weights=named,
+        sha256=weights.sha256,
+        way=hashlib.sha256(said.encode()).hexdigest()[:16],
+    )
+
+
+def manifest_of(results: str) -> str:
+    """The name of the manifest, for people."""
+    return storage.join(results, f"{_prefix(results)}manifest.csv")
+
+
+def _prefix(results: str) -> str:
+    return "_" if is_parquet(results) else ""  # which readers of a folder of Parquet leave out
+
+
+def is_parquet(results: str) -> bool:
+    """Whether results are rows of Parquet, and not files of their own."""
+    return results.rstrip("/").lower().endswith(".parquet")
+
+
+def prepare(
+    source: str,
+    results: str,
+    order: Order,
+    columns: Columns | None = None,
+    *,
+    retry_failed: bool = False,
+    dry: bool = False,
+) -> Catalogue:
+    """What there is to do: of all photos those that the manifest does not say are done, as they are, in this way.
+
+    Those that were refused or have failed count as done, unless `retry_failed`. A result that is gone, or of another
+    size, is made anew. What runs that were killed have left is deleted, unless it is `dry`. Raises PhotoError.
+    """
+    photos = read_catalogue(source, results, columns)
+    manifest = Manifest(results, _prefix(results))
+    if not storage.is_remote(results) and not dry:
+        remove_leftovers([Path(folder) for folder, _, _ in os.walk(results)])
+    state = manifest.read(*STATE)
+    done = state.filter(pc.equal(state["way"], order.way))
+    if retry_failed:
+        done = done.filter(pc.is_in(done["status"], pa.array(["done", "no subject"])))
+    if len(done):
+        done = _without_lost(done, results)
+        both = photos.select(["id", "version"]).join(done, "id", join_type="inner", right_suffix=" then")
+        done = both.filter(pc.equal(both["version"], both["version then"]))
+    if is_parquet(results):
+        done = _without_mixed(done, state.filter(pc.is_in(state["id"], photos["id"])))
+        others = state.filter(pc.invert(pc.is_in(state["id"], photos["id"])))
+        if not dry:
+            _drop_parts(results, {*done["output"].to_pylist(), *others["output"].to_pylist()})
+    pending = photos.filter(pc.invert(pc.is_in(photos["id"], done["id"])))
+    if not is_parquet(results):
+        taken = state.filter(pc.invert(pc.is_in(state["id"], pending["id"])))["output"].drop_null()
+        pending = name_results(pending, pc.replace_substring_regex(taken, r"\.\w+$", ""))
+    return Catalogue(photos, pending, manifest)
+
+
+def _without_lost(done: pa.Table, results: str) -> pa.Table:
+    """Without the rows of results that are not there, or not as long as they were."""
+    found = [(entry.path, entry.size) for entry in storage.entries(results)]
+    paths, sizes = [path for path, _ in found], [size for _, size in found]
+    files = pa.table({"output": pa.array(paths, pa.string()), "there": pa.array(sizes, pa.int64())})
+    both = done.join(files, "output", join_type="left outer")
+    there = pc.is_valid(both["there"]) if is_parquet(results) else pc.equal(both["there"], both["output_bytes"])
+    return both.filter(pc.or_(pc.is_null(both["output"]), pc.fill_null(there, False))).drop_columns("there")
+
+
+def _without_mixed(done: pa.Table, state: pa.Table) -> pa.Table:
+    """Without the rows of files of Parquet that hold others, which are to be made anew."""
+    others = state.filter(pc.invert(pc.is_in(state["id"], done["id"])))["output"]
+    return done.filter(pc.invert(pc.is_in(done["output"], others.drop_null())))
+
+
+def _drop_parts(results: str, kept: set[str | None]) -> None:
+    """Delete the files of Parquet of which no row is known: of runs that were killed, or that others replace."""
+    for name in storage.names_in(results):
+        if name.startswith(PART) and name not in kept:
+            storage.remove(storage.join(results, name))
+
+
+class _Units(Datasource):
+    """The photos that are to be done as rows that are units: a list of UNIT jobs at most."""
+
+    def __init__(self, pending: pa.Table, suffix: str, columns: Columns) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._pending, self._suffix, self._columns = pending, suffix, columns
+
+    def get_name(self) -> str:
+        """For Ray's own displays."""
+        return "Catalogue"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Nobody knows, and nobody needs to."""
+        return None
+
+    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
+        """Tasks that make units, each out of SLICE photos; where these lie in Parquet, of one group of its rows."""
+        tasks = []
+        for start, count in _slices(self._pending):
+            make = partial(_units, _packed(self._pending.slice(start, count)), self._suffix, self._columns)
+            about = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+            tasks.append(ReadTask(make, about))
+        return tasks
+
+
+def _slices(pending: pa.Table) -> Iterator[tuple[int, int]]:
+    """Where slices begin, and how many photos they have: SLICE at most, and of one group of rows in Parquet."""
+    place = pending.select(["source", "group"]).combine_chunks()
+    in_rows = pc.greater_equal(place["group"], 0)
+    new = pc.or_(
+        pc.not_equal(place["source"].slice(1), place["source"].slice(0, max(0, len(place) - 1))),
+        pc.not_equal(place["group"].slice(1), place["group"].slice(0, max(0, len(place) - 1))),
+    )
+    new = pc.and_(new, in_rows.slice(1)) if len(place) > 1 else pa.chunked_array([pa.array([], pa.bool_())])
+    starts = [0, *(index + 1 for index in pc.indices_nonzero(new).to_pylist()), len(pending)]
+    for first, end in itertools.pairwise(starts):
+        for start in range(first, end, SLICE):
+            yield start, min(SLICE, end - start)
+
+
+def _units(packed: bytes, suffix: str, columns: Columns) -> Iterator[pa.Table]:
+    """The photos of a slice as units, with their bytes where they lie in Parquet."""
+    rows = pa.ipc.open_stream(packed).read_all().to_pylist()
+    jobs = [
+        Job(row["id"], row["source"], row["offset"], row["size"], row["version"], row["name"] + suffix) for row in rows
+    ]
+    if rows and rows[0]["group"] >= 0:
+        yield from map(_unit, _with_bytes(jobs, rows[0]["group"], columns))
+        return
+    for start in range(0, len(jobs), UNIT):
+        yield _unit(jobs[start : start + UNIT])
+
+
+def sample(pending: pa.Table, count: int, columns: Columns | None = None) -> list[Job]:
+    """So many jobs, or all, spread over a catalogue, with their bytes. Raises PhotoError."""
+    step = max(1.0, len(pending) / count)
+    rows = [int(number * step) for number in range(min(count, len(pending)))]
+    jobs: list[Job] = []
+    for row in rows:
+        packed = _packed(pending.slice(row, 1))
+        jobs += [Job(**job) for unit in _units(packed, "", columns or Columns()) for job in unit["jobs"].to_pylist()[0]]
+    return jobs
+
+
+def _packed(table: pa.Table) -> bytes:
+    """A table, or a slice of one, alone, as bytes."""
+    part = pa.BufferOutputStream()
+    with pa.ipc.new_stream(part, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(part.getvalue())
+
+
+def _unit(jobs: list[Job]) -> pa.Table:
+    return pa.table({"jobs": pa.array([[job._asdict() for job in jobs]], pa.list_(JOB))})
+
+
+def _with_bytes(jobs: list[Job], group: int, columns: Columns) -> Iterator[list[Job]]:
+    """The jobs of one group of rows with their bytes, UNIT or some UNIT_BYTES of them at a time."""
+    wanted = {job.offset: job for job in jobs}
+    unit: list[Job] = []
+    row = 0
+    with storage.open_file(jobs[0].source) as opened:
+        file = parquet.ParquetFile(opened)
+        name, _ = choose_picture(file.schema_arrow, columns.picture)
+        for batch in file.iter_batches(UNIT, row_groups=[group], columns=[name]):
+            column = batch.column(0)
+            for picture in column.field("bytes") if pa.types.is_struct(column.type) else column:
+                job = wanted.get(row)
+                row += 1
+                if job is None:
+                    continue
+                # none is told as an empty file, and one that is too large need not be carried to its end
+                unit.append(job._replace(data=(picture.as_py() or b"")[: MAX_BYTES + 1]))
+                if len(unit) == UNIT or sum(len(job.data or b"") for job in unit) > UNIT_BYTES:
+                    yield unit
+                    unit = []
+    if unit:
+        yield unit
+
+
+class _Actor:
+    """What Ray keeps busy: a Cutter, for which each call is a unit."""
+
+    def __init__(self, order: Order, results: str) -> None:
+        self._cutter = Cutter(order)
+        self._results = results
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Units to lists of rows of the manifest; where results are rows of Parquet, these are written here."""
+        units = [[Job(**job) for job in unit] for unit in table["jobs"].to_pylist()]
+        return pa.table({"rows": pa.array([self._do(unit) for unit in units], pa.list_(ROW))})
+
+    def _do(self, unit: list[Job]) -> list[dict[str, Any]]:
+        made = self._cutter.cut(unit)
+        if is_parquet(self._results):
+            name = f"{PART}{hashlib.sha256(repr([job.id for job in unit]).encode()).hexdigest()[:20]}.parquet"
+            pictures = [(row["id"], data) for row, data in made if row["output"] is not None]
+            for row, _ in made:
+                row["output"] = name if row["output"] is not None else None
+            if pictures:
+                ids, images = zip(*pictures, strict=True)
+                part = pa.BufferOutputStream()
+                columns = [pa.array(ids, pa.string()), pa.array(images, pa.large_binary())]
+                parquet.write_table(pa.table(columns, ["id", "image"]), part, compression="none")
+                storage.write(storage.join(self._results, name), part.getvalue().to_pybytes(), self._results)
+        return [row for row, _ in made]
+
+
+class Cluster(NamedTuple):
+    """How many actors work, and what each asks Ray for."""
+
+    actors: int
+    cores: int
+    gpus: int
+
+
+def size_cluster(nodes: Iterable[dict[str, float]], device: str | None, actors: int | None = None) -> Cluster:
+    """One actor for each GPU, or for up to CORES cores of a node, of nodes with so many "CPU" and "GPU"."""
+    nodes = [node for node in nodes if node.get("CPU", 0) >= 1]
+    with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
+    if with_gpus and device in (None, "cuda"):
+        beside = min(int(node["CPU"] // node["GPU"]) for node in with_gpus)
+        most = sum(int(node["GPU"]) for node in with_gpus)
+        return Cluster(actors or most, max(1, min(beside, CORES_BESIDE_GPU)), 1)
+    cores = min([CORES, *(int(node["CPU"]) for node in nodes)])
+    return Cluster(actors or max(1, sum(int(node["CPU"]) // cores for node in nodes)), cores, 0)
+
+
+@contextmanager
+def connected(address: str | None, dashboard: bool = False) -> Iterator[None]:
+    """While it runs, this process is part of a Ray cluster: the one at `address`, or one of its own for this machine.
+
+    Raises BatchError.
+    """
+    local: dict[str, Any] = {
+        "num_cpus": available_cores(),
+        "include_dashboard": dashboard,
+        "object_store_memory": min(STORE, total_memory() // 8),
+    }
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        options = {"address": address} if address else local
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    except Exception as error:  # ConnectionError and others, by what fails
+        where = f"at '{address}'" if address else "on this machine"
+        raise BatchError(f"Ray can't be reached {where} ({type(error).__name__}): check the address.") from error
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 1  # byte: a row is a unit, and a unit is a block
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def available_cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def work_off(
+    pending: pa.Table, order: Order, results: str, columns: Columns | None = None, actors: int | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows of the manifest for photos of a catalogue, as they are done by the cluster that is connected.
+
+    `order.results` and `order.threads` are chosen here. Raises BatchError.
+    """
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    cluster = size_cluster((node["Resources"] for node in nodes if node["Alive"]), order.device, actors)
+    order = replace(order, results="" if is_parquet(results) else results, threads=cluster.cores)
+    suffix = "" if is_parquet(results) else order.finish.suffix
+    source = _Units(pending, suffix, columns or Columns())
+    tasks = len(source.get_read_tasks())
+    units = ray.data.read_datasource(source, num_cpus=0, concurrency=min(READERS, tasks), override_num_blocks=tasks)
+    pool = ActorPoolStrategy(
+        size=cluster.actors,
+        max_tasks_in_flight_per_actor=3,
+        max_concurrent_calls_per_actor=2,  # so that no core waits for the end of a unit
+        enable_true_multi_threading=True,
+    )
+    rows = units.map_batches(
+        _Actor,
+        fn_constructor_args=(order, results),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=pool,
+        num_cpus=cluster.cores,
+        num_gpus=cluster.gpus,
+    )
+    try:
+        for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from batch["rows"].to_pylist()
+    except Exception as error:  # Ray wraps what an actor raises
+        raise BatchError(_why(error)) from error
+
+
+def _why(error: BaseException) -> str:
+    """The sentence of an error that Ray has wrapped."""
+    found = re.search(r"(?:WorkerError|PhotoError): (.*)", str(error))
+    return found[1] if found else f"Ray has ended the work ({type(error).__name__}): run it again, and see Ray's log."
+
+
+def run(
+    source: str,
+    results: str,
+    order: Order,
+    *,
+    columns: Columns | None = None,
+    retry_failed: bool = False,
+    address: str | None = None,
+    actors: int | None = None,
+    dashboard: bool = False,
+    tell: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, int]:
+    """Work a catalogue off, or what is left of it, and give the number of photos with each status.
+
+    `source` is what `read_catalogue` reads, `results` a folder, also of a bucket, or "….parquet". `tell` hears of
+    progress. The manifest is complete up to seconds ago at any time, and what ends this run loses no more than what was
+    in hand. Raises PhotoError, BatchError.
+    """
+    catalogue = prepare(source, results, order, columns, retry_failed=retry_failed)
+    total, start = len(catalogue.pending), time.monotonic()
+    counts: Counter[str] = Counter()
+    try:
+        if total:
+            with connected(address, dashboard):
+                for rows in work_off(catalogue.pending, order, results, columns, actors):
+                    catalogue.manifest.add(rows)
+                    counts.update(row["status"] for row in rows)
+                    tell(Progress(dict(counts), total, time.monotonic() - start))
+    finally:
+        catalogue.manifest.flush()
+    catalogue.manifest.merge()
+    catalogue.manifest.write_csv()
+    return catalogue.manifest.count(catalogue.photos["id"])

@@ -1,0 +1,89 @@
+"""What a catalogue would take, from a few of its photos."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import replace
+from typing import NamedTuple
+
+import pyarrow.compute as pc
+
+from background_remover import batch
+from background_remover.catalogue import Columns
+from background_remover.cutters import Cutter, Job, Order
+
+SAMPLE = 24  # photos, spread over the catalogue
+FIRST = 4  # of them that are not counted, since the first ones take longer
+GPUS = (1, 4, 16)
+# Not measured: what a GPU of a data centre can do at a quarter of what its arithmetic and its memory allow.
+GPU_RATE = 150.0  # photos a second
+ROW_BYTES = 200  # of the manifest, compressed, for a photo
+
+
+class Estimate(NamedTuple):
+    """Photos in all and to be done; `rate`, `result_bytes` measured here on `sampled` photos, and what follows."""
+
+    photos: int
+    pending: int
+    input_bytes: float
+    input_is_known: bool
+    sampled: int = 0
+    rate: float = 0.0  # photos a second, by all cores
+    result_bytes: float = 0.0  # of one result
+    seconds: float = 0.0  # for all that are to be done
+    gpu_rate: float = 0.0
+    on_gpus: dict[int, float] = {}  # noqa: RUF012  # never changed: seconds for all, by so many GPUs
+    output_bytes: float = 0.0
+    manifest_bytes: float = 0.0
+
+
+def estimate(
+    source: str, results: str, order: Order, columns: Columns | None = None, retry_failed: bool = False
+) -> Estimate:
+    """What there is to do, and what it would take. Nothing is written. Raises PhotoError, WorkerError."""
+    catalogue = batch.prepare(source, results, order, columns, retry_failed=retry_failed, dry=True)
+    photos, pending = catalogue.photos, catalogue.pending
+    sizes = pending["size"].filter(pc.greater_equal(pending["size"], 0))
+    jobs = batch.sample(pending, SAMPLE, columns)
+    if not jobs:
+        return Estimate(len(photos), len(pending), 0, True)
+    cores = batch.available_cores()
+    threads = min(batch.CORES, cores)
+    cutter = Cutter(replace(order, results="", threads=threads))
+    try:
+        cutter.cut(jobs[:FIRST])
+        counted = jobs[FIRST:] or jobs
+        start = time.perf_counter()
+        made = cutter.cut(counted)
+        rate = len(counted) / (time.perf_counter() - start) * (cores // threads)
+    finally:
+        cutter.close()
+    outside = [
+        sum(row[f"{stage}_seconds"] or 0 for stage in ("open", "matte", "save"))
+        for row, _ in made
+        if row["status"] == "done"
+    ]
+    # cores beside a GPU open and save as quickly as those here do
+    gpu_rate = min(GPU_RATE, batch.CORES_BESIDE_GPU / max(1e-3, statistics.mean(outside))) if outside else GPU_RATE
+    result_bytes = statistics.mean(len(data) for _, data in made)
+    known = len(sizes) == len(pending)
+    mean = pc.mean(sizes).as_py() if len(sizes) else statistics.mean(_bytes_of(job) for job in jobs)
+    return Estimate(
+        photos=len(photos),
+        pending=len(pending),
+        input_bytes=mean * len(pending),
+        input_is_known=known,
+        sampled=len(counted),
+        rate=rate,
+        result_bytes=result_bytes,
+        seconds=len(pending) / rate,
+        gpu_rate=gpu_rate,
+        on_gpus={gpus: len(pending) / (gpus * gpu_rate) for gpus in GPUS},
+        output_bytes=result_bytes * len(pending),
+        manifest_bytes=ROW_BYTES * len(photos),
+    )
+
+
+def _bytes_of(job: Job) -> int:
+    return len(job.data or b"")

@@ -1,0 +1,193 @@
+"""How `cutout batch` does on many photos: `make benchmark`.
+
+    python benchmarks/catalogues.py [--rounds 2] [--photos 200] [--many 100000]
+
+Against rembg's folder mode, with the same weights and the same photos of 2 megapixels, in turns; memory of all
+processes; and with a network that copies, which shows what is around the real one, for small pictures. The results lie
+in results/catalogues.json and between their marks in the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from programs import write_photos
+from speed import RESULTS, ROOT, update_readme
+
+MARK = "CATALOGUE_BENCHMARK"  # an environment variable by which all processes of a run are known
+STEP = 0.5  # seconds between two looks at memory
+SMALL = 96, 64  # pixels
+
+
+def memory_of(mark: str) -> int:
+    """Bytes of all processes of a run together, what they share counted once."""
+    total = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (process / "environ").read_bytes():
+                rollup = (process / "smaps_rollup").read_text().splitlines()
+                total += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) * 1024
+        except (OSError, StopIteration):  # it has ended
+            continue
+    return total
+
+
+def watch(command: list[Any], look: Callable[[float], None] = lambda _: None, **env: str) -> dict[str, float]:
+    """Seconds and peak memory of a command and all that it starts; `look` hears of the seconds meanwhile."""
+    mark, peak, ended = secrets.token_hex(8), 0, threading.Event()
+
+    def follow() -> None:
+        nonlocal peak
+        while not ended.wait(STEP):
+            peak = max(peak, memory_of(mark))
+            look(time.perf_counter() - start)
+
+    start = time.perf_counter()
+    follower = threading.Thread(target=follow)
+    follower.start()
+    try:
+        subprocess.run([*map(str, command)], cwd=ROOT, env=os.environ | env | {MARK: mark}, check=True)
+        seconds = time.perf_counter() - start
+    finally:
+        ended.set()
+        follower.join()
+    return {"seconds": seconds, "peak": peak}
+
+
+def against_rembg(folder: Path, rounds: int, photos: int) -> dict[str, Any]:
+    """Seconds and memory for a quarter of the photos and for all, by each."""
+    onnx = folder / "net.onnx"
+    subprocess.run([sys.executable, "-W", "ignore", "-m", "background_remover.export", onnx], check=True, cwd=ROOT)
+    counts = (photos // 4, photos)
+    folders = {count: write_photos(folder / f"photos-{count}", count) for count in counts}
+    model = json.dumps({"model_path": str(onnx)})
+    laps: dict[str, Any] = {name: {count: [] for count in counts} for name in ("ours", "rembg")}
+    for lap in range(rounds):
+        for count in counts:
+            out = folder / f"out-{count}-{lap}"
+            ours = [sys.executable, "-m", "background_remover", "batch", folders[count], f"{out}-ours"]
+            rembg = [Path(sys.executable).with_name("rembg"), "p", "-m", "dis_custom", "-x", model, folders[count]]
+            laps["ours"][count].append(watch(ours))
+            laps["rembg"][count].append(watch([*rembg, f"{out}-rembg"], U2NET_HOME=str(folder)))
+            for name in laps:
+                assert len([*Path(f"{out}-{name}").glob("*.png")]) == count
+    return {
+        name: {
+            str(count): {what: statistics.median(lap[what] for lap in times) for what in ("seconds", "peak")}
+            for count, times in of.items()
+        }
+        for name, of in laps.items()
+    }
+
+
+def write_small(folder: Path, count: int) -> Path:
+    """So many small pictures, a thousand in a folder, each a file of its own."""
+    from PIL import Image
+
+    with Image.open(ROOT / "examples" / "cat.jpg") as image:
+        image.resize(SMALL).save(folder / "small.jpg")
+    data = (folder / "small.jpg").read_bytes()
+    top = folder / f"small-{count}"
+    for start in range(0, count, 1000):
+        below = top / f"{start // 1000:04}"
+        below.mkdir(parents=True)
+        for number in range(start, min(start + 1000, count)):
+            (below / f"{number:07}.jpg").write_bytes(data)
+    return top
+
+
+def with_a_stand_in(folder: Path, count: int) -> dict[str, Any]:
+    """Seconds, memory and the first result for a tenth of so many small pictures, and for all."""
+    found: dict[str, Any] = {}
+    for few in (count // 10, count):
+        top, out = write_small(folder, few), folder / f"small-out-{few}"
+        first: list[float] = []
+
+        def look(seconds: float, out: Path = out, first: list[float] = first) -> None:
+            if not first and any(out.glob("*/*.png")):
+                first.append(seconds)
+
+        run = watch([sys.executable, __file__, "--run", top, out], look)
+        assert sum(1 for _ in out.glob("*/*.png")) == few
+        found[str(few)] = run | {"first": first[0]}
+    return found
+
+
+def run_stand_in(source: str, results: str) -> None:
+    from standin import load
+
+    from background_remover import Finish, batch
+    from background_remover.cutters import Order
+
+    counts = batch.run(source, results, Order(Finish(), way="stand-in", load=load))
+    assert counts["done"] + counts["no subject"] == sum(counts.values()), counts
+
+
+def text(results: dict[str, Any]) -> str:
+    """For the README."""
+    ours, theirs, small = results["against"]["ours"], results["against"]["rembg"], results["small"]
+    few, many = sorted(map(int, ours))
+    tenth, whole = sorted(map(int, small))
+    rates = [(many - few) / (of[str(many)]["seconds"] - of[str(few)]["seconds"]) for of in (ours, theirs)]
+    start = ours[str(few)]["seconds"] - few / rates[0]
+    seconds = [of[str(many)]["seconds"] for of in (ours, theirs)]
+    peaks = [ours[str(count)]["peak"] / 1e9 for count in (few, many)]
+    speeds = [count / small[str(count)]["seconds"] for count in (tenth, whole)]
+    held = [small[str(count)]["peak"] / 1e9 for count in (tenth, whole)]
+    first = small[str(whole)]["first"]
+    words = (
+        f"`cutout batch` cuts out {rates[0]:.2f} photos of 2 megapixels a second, `rembg p`",
+        f"{rates[1]:.2f} with the same weights: {rates[0] / rates[1]:.1f} times as many, start apart,",
+        f"which takes {start:.0f} s. With it, {many} photos take {seconds[0]:.0f} and",
+        f"{seconds[1]:.0f} s. All processes together hold {peaks[0]:.2f} GB at most",
+        f"for {few} photos, and {peaks[1]:.2f} GB for {many}.",
+        f"With a network that copies, {tenth:,} small pictures are done at",
+        f"{speeds[0]:.0f} a second in {held[0]:.2f} GB, and {whole:,} at",
+        f"{speeds[1]:.0f} a second in {held[1]:.2f} GB; the first result is there after {first:.0f} s.",
+        f"{results['date']}, {results['machine']}; medians of {results['rounds']} rounds in turns.",
+    )
+    return "\n".join(words) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--photos", type=int, default=200)
+    parser.add_argument("--many", type=int, default=100_000)
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)  # what is measured with a stand-in
+    options = parser.parse_args()
+    if options.run:
+        run_stand_in(*options.run)
+        return
+    os.environ.setdefault("RMBG_WEIGHTS", "isnet-general-use")
+    from background_remover import BackgroundRemover
+
+    machine = str(BackgroundRemover.from_pretrained().engine)
+    with tempfile.TemporaryDirectory() as work:
+        results = {
+            "date": date.today().isoformat(),
+            "machine": machine,
+            "rounds": options.rounds,
+            "against": against_rembg(Path(work), options.rounds, options.photos),
+            "small": with_a_stand_in(Path(work), options.many),
+        }
+    (RESULTS / "catalogues.json").write_text(json.dumps(results, indent=1) + "\n")
+    update_readme("catalogues", text(results))
+    print(text(results))
+
+
+if __name__ == "__main__":
+    main()

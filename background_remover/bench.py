@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import pickle
 import queue
+import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from background_remover import stages, storage
 from background_remover.allocator import keep_freed_memory
 from background_remover.cutout import Cutout
-from background_remover.cutters import Job, Order, new_row
+from background_remover.cutters import OWN, Job, Order, new_row
 from background_remover.decoding import Photo
 from background_remover.downloads import WeightsError
 from background_remover.outputs import Task, is_whole, read_origin
@@ -26,18 +30,31 @@ from background_remover.photos import measure_photo, open_photo
 from background_remover.pipeline import NOTHING_FOUND, BackgroundRemover
 from utilities import PhotoError
 
+logger = logging.getLogger(__name__)
 
-def work(descriptor: int) -> None:
-    """Work on what comes through a connection until it ends."""
-    connection = Connection(descriptor)
-    order: Order = pickle.loads(connection.recv_bytes())  # noqa: S301  # of the process that started this one
+LONGEST_SENTENCE = 1000  # characters of a reason
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what no other photo's result would fare better with
+PR_SET_PDEATHSIG = 1  # from sys/prctl.h
+
+
+def work(comes: int, goes: int) -> None:
+    """Work on what comes through one descriptor until it ends, and answer through the other."""
+    end_with_parent()
     keep_freed_memory()
     try:
-        remover = (order.load or load)(order)
-    except Exception as error:  # WeightsError, EngineError, or what a stand-in raises
-        connection.send_bytes(json.dumps({"error": str(error)}).encode())
-        return
-    _Bench(connection, order, remover).run()
+        _Bench(os.fdopen(comes, "rb"), os.fdopen(goes, "wb")).run()
+    except BaseException:
+        logger.exception("The work on photos has ended")
+    os._exit(1)  # whatever other threads still do
+
+
+def end_with_parent() -> None:
+    """Have the system end this process with the one that started it, whatever code runs here then; on Linux alone.
+
+    Elsewhere it ends as soon as a thread can run that sees it.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def load(order: Order) -> BackgroundRemover:
@@ -50,43 +67,84 @@ def load(order: Order) -> BackgroundRemover:
     return remover
 
 
+class _MadeBeforeError(PhotoError):
+    """There is nothing to be made."""
+
+
 class _Bench:
     """Where the work is done."""
 
-    def __init__(self, connection: Connection, order: Order, remover: BackgroundRemover) -> None:
-        self._connection, self._order, self._remover = connection, order, remover
+    def __init__(self, comes: BinaryIO, goes: BinaryIO) -> None:
+        self._comes, self._goes = comes, goes
+        self._order: Order = pickle.load(comes)  # noqa: S301  # of the process that started this one
         self._jobs: queue.SimpleQueue[tuple[int, Job]] = queue.SimpleQueue()
         self._in_hand: dict[str, tuple[Job, dict[str, Any]]] = {}  # by key, each with its row
         self._mine = threading.local()  # the job that a thread has in hand, and its row
         self._sending = threading.Lock()
-        stages.observers.append(self._note)
         threading.Thread(target=self._receive, daemon=True).start()
 
     def run(self) -> None:
         """Until there is nobody left who sends."""
-        lanes = self._remover.engine.split(1 << 20)
-        self._connection.send_bytes(json.dumps({"lanes": lanes}).encode())
-        for outcome in self._remover.run(self._tasks(), self._save, self._opening, refine=self._order.refine):
-            _, row = self._in_hand.pop(str(outcome.photo))
-            if outcome.path is None:
-                row |= {"status": row["status"] or "failed", "reason": outcome.reason, "output": None, "data": None}
-            self._send(str(outcome.photo), row | {"seconds": outcome.seconds})
+        try:
+            remover = (self._order.load or load)(self._order)
+        except Exception as error:  # WeightsError, EngineError, or what a stand-in raises
+            logger.exception("The network can't be loaded")
+            self._tell({"error": _short(str(error))})
+            return
+        stages.observers.append(self._note)
+        lanes, weights = remover.engine.split(1 << 20), remover.weights
+        self._tell({"lanes": lanes, "weights": weights.name, "licence": weights.licence})
+        for outcome in remover.run(self._tasks(), self._save, self._opening, refine=self._order.refine):
+            key = str(outcome.photo)
+            _, row = self._in_hand.pop(key)
+            data = row.pop("data", None)
+            if outcome.path is None and row["status"] not in ("done", "no subject"):
+                row |= {"status": row["status"] or "failed", "reason": _short(outcome.reason)}
+            said = {name: row[name] for name in row.keys() - set(OWN)}
+            self._tell({"key": int(key), **said, "seconds": outcome.seconds}, data)
 
     def _receive(self) -> None:
-        with suppress(EOFError, OSError):
+        try:
             while True:
-                self._jobs.put(pickle.loads(self._connection.recv_bytes()))  # noqa: S301  # as above
-        os._exit(0)  # whatever is in hand: nobody waits for it
+                self._jobs.put(pickle.load(self._comes))  # noqa: S301  # as above
+        finally:
+            os._exit(0)  # whatever is in hand: nobody waits for it
 
     def _tasks(self) -> Iterator[Task]:
         while True:
             key, job = self._jobs.get()
-            row = new_row(job, self._order)
-            if made := self._made_before(job):
-                self._send(str(key), row | made)
-            else:
-                self._in_hand[str(key)] = job, row
-                yield Task(str(key), Path(job.output))
+            self._in_hand[str(key)] = job, new_row(job, self._order)
+            yield Task(str(key), Path(job.output))
+
+    @contextmanager
+    def _opening(self, key: str) -> Iterator[Photo]:
+        job, row = self._in_hand[key]
+        self._mine.job, self._mine.row = job, row
+        if made := self._made_before(job):
+            row |= made
+            raise _MadeBeforeError
+        try:
+            yield self._open(job, row)
+        except (MemoryError, RuntimeError, SystemExit):  # torch's are of the second kind
+            # The photo may have spoiled more than itself, as a GPU, or have been spoiled: it is tried again elsewhere.
+            logger.exception("A photo failed so that the process has to end")
+            os._exit(1)
+
+    def _open(self, job: Job, row: dict[str, Any]) -> Photo:
+        try:
+            data = _read(job)
+        except PhotoError as error:  # what can't be had now may be there another time
+            row["status"] = "refused" if _is_own(error) and not storage.is_web(job.source) else "failed"
+            raise
+        try:
+            photo = open_photo(data)
+        except PhotoError as error:
+            if isinstance(error.__cause__, MemoryError):
+                raise error.__cause__ from error
+            row["status"] = "refused"
+            raise
+        row["height"], row["width"] = photo.shape
+        return photo
 
     def _made_before(self, job: Job) -> dict[str, Any] | None:
         """What is said of a result that is there already, since a run was killed before it could tell of it."""
@@ -104,30 +162,25 @@ class _Bench:
         except (PhotoError, OSError):
             return None
 
-    @contextmanager
-    def _opening(self, key: str) -> Iterator[Photo]:
-        job, row = self._in_hand[key]
-        self._mine.job, self._mine.row = job, row
-        data = _read(job)
-        try:
-            photo = open_photo(data)
-        except PhotoError:
-            row["status"] = "refused"
-            raise
-        row["height"], row["width"] = photo.shape
-        yield photo
-
     def _save(self, cutout: Cutout, _: Path) -> None:
         job, row = self._mine.job, self._mine.row
         buffer = io.BytesIO()
         self._order.finish.save(cutout, buffer)
         data = buffer.getvalue()
         if self._order.results:
-            name, root = storage.join(self._order.results, job.output), self._order.results
-            storage.write(name, data, root, origin(job, self._order, cutout.found))
+            self._write(job, data, cutout.found)
         else:
             row["data"] = data
         row |= _said_of(data, cutout.found)
+
+    def _write(self, job: Job, data: bytes, found: bool) -> None:
+        name, root = storage.join(self._order.results, job.output), self._order.results
+        try:
+            storage.write(name, data, root, origin(job, self._order, found))
+        except PhotoError as error:
+            if getattr(error.__cause__, "errno", None) in FULL:
+                self._tell({"error": _short(str(error))})
+            raise
 
     def _note(self, stage: str, seconds: float) -> None:
         """How long a stage took, for the photo that the thread has in hand."""
@@ -136,13 +189,12 @@ class _Bench:
         if name in row:
             row[name] = (row[name] or 0) + seconds
 
-    def _send(self, key: str, row: dict[str, Any]) -> None:
-        row |= {"weights": self._remover.weights.name, "licence": self._remover.weights.licence}
-        data = row.pop("data", None)
+    def _tell(self, said: dict[str, Any], data: bytes | None = None) -> None:
         with self._sending:
-            self._connection.send_bytes(json.dumps([int(key), data is not None, row]).encode())
-            if data is not None:
-                self._connection.send_bytes(data)
+            size = None if data is None else len(data)
+            self._goes.write(json.dumps(said | {"bytes": size}).encode() + b"\n")
+            self._goes.write(data or b"")
+            self._goes.flush()
 
 
 def _read(job: Job) -> bytes:
@@ -152,10 +204,20 @@ def _read(job: Job) -> bytes:
     return storage.read(job.source, job.offset, job.size) if job.offset >= 0 else storage.read(job.source)
 
 
+def _is_own(error: BaseException) -> bool:
+    """Whether it is a photo's own fault that it can't be read, and not that of a disk or a network."""
+    return _is_own(error.__cause__) if error.__cause__ else isinstance(error, PhotoError)
+
+
 def origin(job: Job, order: Order, found: bool) -> str:
     """What a result is given that says of which photo it is, how it was made, and whether it has a subject."""
     said = f"{job.id}\n{job.version}\n{order.way}\n{found}"
     return hashlib.sha256(said.encode()).hexdigest() if job.version else ""
+
+
+def _short(sentence: str) -> str:
+    """A sentence that any manifest holds, even if it has the name of a file in it that is no text."""
+    return sentence.encode(errors="replace").decode()[:LONGEST_SENTENCE]
 
 
 def _said_of(data: bytes, found: bool) -> dict[str, Any]:

@@ -43,17 +43,26 @@ def find(names: Iterable[str], results: Path | None) -> list[Source]:
     files: dict[str, set[str]] = {}
     for folder, name in found:
         files.setdefault(folder, set()).add(name)
-    stems = {folder: names | {Path(name).stem for name in names} for folder, names in files.items()}
-    return [source for (folder, name), source in found.items() if not _is_result(name, stems[folder])]
+    made = {folder: _results_among(names) for folder, names in files.items()}
+    return [source for (folder, name), source in found.items() if name not in made[folder]]
 
 
-def _is_result(name: str, stems: set[str]) -> bool:
-    """Whether it is the name of a result, beside its photo, of which the stem is one of these."""
-    parts = RESULT.fullmatch(name)
-    if not parts or parts[1] in stems:
-        return bool(parts)
-    most = LONGEST_NAME - len(parts[2].encode())
-    return len(name) > LONGEST_NAME // 5 and any(cut_name(stem, most) == parts[1] for stem in stems)
+def _results_among(names: set[str]) -> set[str]:
+    """Those of the names in a folder that are of results, which lie beside their photos."""
+    stems = names | {Path(name).stem for name in names}
+    long = [stem for stem in stems if len(stem) > LONGEST_NAME // 5]
+    shortened: dict[int, set[str]] = {}  # by the bytes that are left for them, so that many names take no longer each
+    results = set()
+    for name in names:
+        parts = RESULT.fullmatch(name)
+        if not parts:
+            continue
+        most = LONGEST_NAME - len(parts[2].encode(errors="surrogateescape"))
+        if parts[1] not in stems and most not in shortened and len(name) > LONGEST_NAME // 5:
+            shortened[most] = {cut_name(stem, most) for stem in long}
+        if parts[1] in stems or parts[1] in shortened.get(most, ()):
+            results.add(name)
+    return results
 
 
 def _find_named(name: str, results: Path | None) -> Iterator[Source]:
@@ -102,8 +111,8 @@ def walk(top: Path, results: Path | None, extensions: Container[str] = EXTENSION
 
 def without_results(names: list[str]) -> list[str]:
     """The names in a folder but for those of results that lie beside their photos."""
-    stems = {*names, *(Path(name).stem for name in names)}
-    return [name for name in names if not _is_result(name, stems)]
+    results = _results_among(set(names))
+    return [name for name in names if name not in results]
 
 
 class Settled:

@@ -1,22 +1,25 @@
 """What became of each photo of a catalogue: rows that survive a kill, and the files that are made of them at the end.
 
-Rows are written as small Parquet files while a catalogue is worked off, and become one, `manifest.parquet`, when there
-are many of them and at the end. Of several rows for one photo the last counts.
+Rows are written as small Parquet files while a catalogue is worked off. Many of these become a larger one, and all of
+them `manifest.parquet` at the end, so that a row is written three times however many there are. Of several rows for one
+photo the last counts.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
 from background_remover import storage
 from background_remover.storage import join
+from utilities import PhotoError
 
 STATUSES = ("done", "no subject", "refused", "failed")
 SCHEMA = pa.schema(
@@ -44,6 +47,7 @@ SCHEMA = pa.schema(
 STATE = ("id", "status", "output", "output_bytes", "version", "way")  # what a run that goes on must know
 MANY = 100  # small files that become one
 MOST = 10_000  # rows that are held at once
+GROUP = 100_000  # rows of the merged file that are read and written at once
 EVERY = {False: 2.0, True: 15.0}  # seconds for which rows are held, on a disk and elsewhere
 HIDDEN = ".cutout"  # the folder, in that for results, for what is not finished
 
@@ -57,12 +61,15 @@ class Manifest:
     def __init__(self, results: str, prefix: str = "") -> None:
         self.path = join(results, f"{prefix}manifest.parquet")
         self.csv = join(results, f"{prefix}manifest.csv")
+        if storage.kind_of(results.rstrip("/") or results) == "file":
+            raise PhotoError(f"'{results.rstrip('/').rpartition('/')[2]}' is a file: give a folder for results.")
         self._results = results
         self._hidden = join(results, HIDDEN)
         self._every = EVERY[storage.is_remote(results)]
         self._rows: list[dict[str, Any]] = []
         self._since = time.monotonic()
         self._parts = [name for name in storage.names_in(self._hidden) if name.endswith(".parquet")]
+        self._small = [*self._parts]  # the newest of these, which have not become a larger one here
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         """Rows more, which are written at once if the last ones were some seconds ago."""
@@ -75,40 +82,43 @@ class Manifest:
         self._since = time.monotonic()
         if self._rows:
             name = f"{time.time_ns():020}.parquet"
-            self._write(join(self._hidden, name), [pa.Table.from_pylist(self._rows, SCHEMA)])
+            if self._parts and name <= self._parts[-1]:  # a clock that was put back: the order is that of names
+                name = f"{int(self._parts[-1].partition('.')[0]) + 1:020}.parquet"
+            self._write(join(self._hidden, name), iter([pa.Table.from_pylist(self._rows, SCHEMA)]))
             self._parts.append(name)
+            self._small.append(name)
             self._rows = []
-        if len(self._parts) > MANY:
-            self.merge()
+        if len(self._small) > MANY:
+            older = self._parts[: -len(self._small)]
+            self._replace(self._small, join(self._hidden, self._small[-1]), False)
+            self._parts, self._small = [*older, self._small[-1]], []
 
     def merge(self) -> None:
         """Make one file of all."""
-        parts, self._parts = self._parts, []
-        if not parts:
-            return
-        newer = self._newest([self._read(join(self._hidden, name)) for name in parts])
-        self._write(self.path, self._without(newer["id"]), newer)
-        for name in parts:
-            storage.remove(join(self._hidden, name))
+        if self._parts:
+            self._replace(self._parts, self.path, True)
+            self._parts, self._small = [], []
 
     def read(self, *columns: str) -> pa.Table:
         """Some columns of the newest row for each photo."""
         wanted = list(dict.fromkeys(["id", *columns]))
-        newer = self._newest([self._read(join(self._hidden, name), wanted) for name in self._parts], wanted)
-        return pa.concat_tables([*self._without(newer["id"], wanted), newer]).select(list(columns))
+        table = _concat(self._tables(self._parts, True, wanted), wanted)
+        if self._parts:
+            table = table.filter(pa.array(_is_newest(table["id"])))
+        return table.select(list(columns))
 
     def write_csv(self) -> None:
         """The same as the merged file, for spreadsheets."""
-        buffer = pa.BufferOutputStream()
-        with csv.CSVWriter(buffer, SCHEMA) as writer:
-            for table in self._without(None):
+        with storage.writing(self.csv, self._local_root) as file, csv.CSVWriter(file, SCHEMA) as writer:
+            for table in self._tables([], True):
                 writer.write_table(table)
-        storage.write(self.csv, buffer.getvalue(), self._local_root)
 
     def count(self, ids: pa.ChunkedArray) -> dict[str, int]:
         """How many of these photos have each status, "missing" where there is no row for one."""
-        rows = pa.table({"id": ids}).join(self.read("id", "status"), "id", join_type="left outer")
-        found = pc.value_counts(rows["status"].fill_null("missing")).to_pylist()
+        state = self.read("id", "status")
+        found = pc.value_counts(
+            state["status"].take(pc.index_in(ids, value_set=state["id"])).fill_null("missing")
+        ).to_pylist()
         counts = dict.fromkeys((*STATUSES, "missing"), 0)
         return counts | {entry["values"]: entry["counts"] for entry in found}
 
@@ -116,31 +126,64 @@ class Manifest:
     def _local_root(self) -> str | None:
         return None if storage.is_remote(self._results) else self._results
 
-    def _without(self, ids: pa.ChunkedArray | None, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The merged file, a group of rows at a time, but for those with certain ids."""
-        if storage.kind_of(self.path) != "file":
-            return
-        with storage.open_file(self.path) as opened:
-            file = parquet.ParquetFile(opened)
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=columns)
-                yield table if ids is None else table.filter(pc.invert(pc.is_in(table["id"], ids)))
+    def _tables(self, parts: list[str], merged: bool, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The merged file, if it is wanted and there, and parts, in the order of time, some rows at once."""
+        names = [join(self._hidden, name) for name in parts]
+        if merged and storage.kind_of(self.path) == "file":
+            names.insert(0, self.path)
+        for name in names:
+            with _told(name), storage.open_file(name) as opened:
+                file = parquet.ParquetFile(opened)
+                for batch in file.iter_batches(GROUP, columns=columns):
+                    yield pa.Table.from_batches([batch]).select(columns or SCHEMA.names)
 
-    def _read(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        with storage.open_file(name) as file:
-            return parquet.read_table(file, columns=columns)
+    def _replace(self, parts: list[str], name: str, merged: bool) -> None:
+        """Write a file of the newest rows in some, which go then."""
+        newest = _is_newest(_concat(self._tables(parts, merged, ["id"]), ["id"])["id"])
 
-    def _newest(self, tables: list[pa.Table], columns: list[str] | None = None) -> pa.Table:
-        """Of several rows for one photo, in the order of time, the last."""
-        schema = pa.schema([SCHEMA.field(name) for name in columns]) if columns else SCHEMA
-        table = pa.concat_tables([schema.empty_table(), *tables])
-        order = pa.array(range(len(table)), pa.int64())
-        last = table.append_column("order", order).group_by("id").aggregate([("order", "max")])["order_max"]
-        return table.take(last.sort() if isinstance(last, pa.Array) else last.combine_chunks().sort())
+        def kept() -> Iterator[pa.Table]:
+            start = 0
+            for table in self._tables(parts, merged):
+                yield table.filter(pa.array(newest[start : start + len(table)]))
+                start += len(table)
 
-    def _write(self, name: str, tables: Any, last: pa.Table | None = None) -> None:
-        buffer = pa.BufferOutputStream()
-        with parquet.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
-            for table in itertools.chain(tables, [] if last is None else [last]):
-                writer.write_table(table.select(SCHEMA.names))
-        storage.write(name, buffer.getvalue(), self._local_root)
+        self._write(name, kept())
+        for part in parts:  # the oldest first: if this ends halfway, those that are left are still the newest
+            if join(self._hidden, part) != name:
+                storage.remove(join(self._hidden, part))
+
+    def _write(self, name: str, tables: Iterator[pa.Table]) -> None:
+        with (
+            storage.writing(name, self._local_root) as file,
+            parquet.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
+        ):
+            held: list[pa.Table] = []
+            for table in tables:
+                held.append(table)
+                if sum(map(len, held)) >= GROUP:
+                    writer.write_table(pa.concat_tables(held))
+                    held = []
+            writer.write_table(pa.concat_tables([SCHEMA.empty_table(), *held]))
+
+
+def _concat(tables: Iterator[pa.Table], columns: list[str]) -> pa.Table:
+    """All of them, none too."""
+    return pa.concat_tables([pa.schema([SCHEMA.field(name) for name in columns]).empty_table(), *tables])
+
+
+def _is_newest(ids: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """For each row, in the order of time, whether none comes later with its id."""
+    table = pa.table({"id": ids, "row": pa.array(np.arange(len(ids)))})
+    newest = np.zeros(len(ids), bool)
+    newest[table.group_by("id").aggregate([("row", "max")])["row_max"].to_numpy()] = True
+    return newest
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What Arrow raises on a file that is damaged, as PhotoError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError) as error:
+        short = "/".join(name.split("/")[-2:])
+        raise PhotoError(f"'{short}' is damaged: delete it, and the photos that it tells of are done again.") from error

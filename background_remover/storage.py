@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import unquote
 
-from pyarrow import ArrowException, fs
+from pyarrow import ArrowException, fs, memory_map
 
 from background_remover.outputs import whole_file
 from background_remover.photos import MAX_BYTES, check_bytes, read_path
@@ -44,7 +46,14 @@ def is_web(name: str) -> bool:
 
 def local_path(name: str) -> str:
     """The path of a name that may be a file: URL."""
-    return unquote(urlsplit(name).path, errors="surrogateescape") if name.lower().startswith("file://") else name
+    if not name.lower().startswith("file://"):
+        return name
+    return "/" + unquote(name[len("file://") :].partition("/")[2], errors="surrogateescape")
+
+
+def printable(path: str) -> str:
+    """A path as text that no other has: bytes of a name that are none are written out, and "\\" is doubled."""
+    return path.replace("\\", "\\\\").encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def join(folder: str, *parts: str) -> str:
@@ -59,10 +68,13 @@ def version_of(size: int, time: int | None) -> str:
 
 def locate(name: str) -> tuple[fs.FileSystem, str]:
     """The file system of a name, and the path in it. Raises PhotoError if it can't be had."""
+    name = local_path(name)
     parts = SCHEME.match(name)
     if not parts:
         return fs.LocalFileSystem(), os.path.abspath(name)  # noqa: PTH100
     system, place = _system(parts[1].lower(), parts[2])
+    if parts[3].startswith("/") or "//" in parts[3]:  # which Arrow does not take
+        raise PhotoError(f"'{parts[3].rpartition('/')[2]}' has a key with nothing between two '/': rename it.")
     return system, f"{place.rstrip('/')}/{parts[3]}" if parts[3] else place
 
 
@@ -85,8 +97,10 @@ def _system(scheme: str, place: str) -> tuple[fs.FileSystem, str]:
 
 def kind_of(name: str) -> str:
     """What there is: "file", "folder" or "" for nothing. Raises PhotoError if that can't be told."""
+    name = local_path(name)
     if not is_remote(name):
-        return "folder" if os.path.isdir(name) else "file" if os.path.exists(name) else ""  # noqa: PTH110, PTH112
+        # a pipe or a device is neither, and would be waited for
+        return "folder" if os.path.isdir(name) else "file" if os.path.isfile(name) else ""  # noqa: PTH112, PTH113
     system, path = locate(name)
     info = _do(name, lambda: system.get_file_info(path))
     if info.type == fs.FileType.NotFound and path.count("/") == 0:
@@ -94,8 +108,22 @@ def kind_of(name: str) -> str:
     return {fs.FileType.File: "file", fs.FileType.Directory: "folder"}.get(info.type, "")
 
 
+def look_at(name: str) -> tuple[int, str]:
+    """The bytes and the version of a file, -1 and "" of one that can't be looked at."""
+    name = local_path(name)
+    if is_remote(name):
+        system, path = locate(name)
+        info = _do(name, lambda: system.get_file_info(path))
+        return -1 if info.size is None else info.size, version_of(info.size or 0, info.mtime_ns)
+    try:
+        found = os.stat(name)  # noqa: PTH116  # a million times
+    except (OSError, ValueError):
+        return -1, ""
+    return found.st_size, version_of(found.st_size, found.st_mtime_ns)
+
+
 def entries(folder: str) -> Iterator[Entry]:
-    """All files below a folder, in order, but for those in hidden ones. Raises PhotoError."""
+    """All files below a folder, in order, but for hidden ones and those in hidden ones. Raises PhotoError."""
     if not is_remote(folder):
         yield from _local_entries(folder)
         return
@@ -112,12 +140,13 @@ def entries(folder: str) -> Iterator[Entry]:
 def _local_entries(top: str) -> Iterator[Entry]:
     for folder, folders, names in os.walk(top):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = os.path.relpath(folder, top)
         for name in sorted(name for name in names if not name.startswith(".")):
-            path = os.path.join(folder, name)  # noqa: PTH118
             with suppress(OSError):
-                found = os.stat(path)  # noqa: PTH116
-                below = os.path.relpath(path, top)
-                yield Entry(below, found.st_size, version_of(found.st_size, found.st_mtime_ns))
+                found = os.stat(f"{folder}/{name}")  # noqa: PTH116
+                if stat.S_ISREG(found.st_mode):
+                    path = printable(name if below == "." else f"{below}/{name}")
+                    yield Entry(path, found.st_size, version_of(found.st_size, found.st_mtime_ns))
 
 
 def names_in(folder: str) -> list[str]:
@@ -133,8 +162,12 @@ def read(name: str, offset: int = 0, size: int | None = None) -> bytes:
         from background_remover.fetch import fetch_now
 
         return fetch_now(name)
-    if not is_remote(name) and size is None:
-        return read_path(Path(name), MAX_BYTES)
+    path = local_path(name)
+    if not is_remote(path) and size is None:
+        try:
+            return read_path(Path(path), MAX_BYTES)
+        except PhotoError as error:  # its sentence has the name, which need not be text
+            raise PhotoError(printable(str(error))) from error
     system, path = locate(name)
 
     def get() -> bytes:
@@ -146,8 +179,8 @@ def read(name: str, offset: int = 0, size: int | None = None) -> bytes:
     return _do(name, get)  # type: ignore[no-any-return]
 
 
-def write(name: str, data: bytes, root: str | None = None, origin: str = "") -> None:
-    """A file, whole or not at all; one on a disk within `root`, and with an `origin`. Raises PhotoError."""
+def write(name: str, data: Any, root: str | None = None, origin: str = "") -> None:
+    """A file of some bytes, whole or not at all; on a disk within `root`, and with an `origin`. Raises PhotoError."""
     if not is_remote(name):
         with whole_file(Path(name), Path(root) if root else None, origin) as target:
             target.write(data)
@@ -158,7 +191,32 @@ def write(name: str, data: bytes, root: str | None = None, origin: str = "") -> 
         with system.open_output_stream(path) as target:  # an object is there when this ends, and not before
             target.write(data)
 
-    _do(name, put)
+    def put_in_folder() -> None:
+        try:
+            put()
+        except FileNotFoundError:  # of what has folders, as sftp
+            system.create_dir(path.rpartition("/")[0])
+            put()
+
+    _do(name, put_in_folder)
+
+
+@contextmanager
+def writing(name: str, root: str | None = None) -> Iterator[BinaryIO]:
+    """A file to write more to than should be in memory, whole or not at all, within `root`. Raises PhotoError."""
+    if not is_remote(name):
+        with whole_file(Path(name), Path(root) if root else None) as target:
+            yield target
+        return
+    # first here, since a stream that is left halfway would end as an object
+    try:
+        with tempfile.NamedTemporaryFile() as file:
+            yield file  # type: ignore[misc]
+            file.flush()
+            with memory_map(file.name) as mapped:
+                write(name, mapped.read_buffer())
+    except OSError as error:
+        raise PhotoError(f"There is no room for a temporary file ({_why(error)}): free some.") from error
 
 
 def remove(name: str) -> None:
@@ -175,7 +233,7 @@ def open_file(name: str) -> Any:
 
 def _do(name: str, work: Any) -> Any:
     """What `work` gives; what a file system raises becomes a sentence."""
-    short = name.rstrip("/").rpartition("/")[2] or name
+    short = printable(name.rstrip("/").rpartition("/")[2] or name)
     try:
         return work()
     except PhotoError:
@@ -188,8 +246,8 @@ def _do(name: str, work: Any) -> Any:
 
 def _why(error: Exception) -> str:
     """A reason in a few words, without what a file system adds of its own."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)  # Arrow's own has a path in it
     text = " ".join(str(error).split())
     code = re.search(r"AWS Error (\w+)|HTTP response code (\d+)", text)
     return (code[1] or code[2]).replace("_", " ").lower() if code else type(error).__name__

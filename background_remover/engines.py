@@ -1,4 +1,5 @@
-"""Running the network fast on this machine: device, precision, layout, one forward at a time.
+"""Running the network fast on this machine: device, precision, layout, one forward at a time, of several photos' if
+they wait for it.
 
 The photo reaches the device as 1024 x 1024 x 3 bytes and the matte comes back as 1024 x 1024 bytes, 4 MB
 both ways whatever the photo's size; resizing them on the CPU takes 3 ms each at 12 megapixels, less than
@@ -12,7 +13,8 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Future
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -37,8 +39,10 @@ SUPPORTED: dict[str, Callable[[], bool]] = {
 LANES = 8  # photos at most that are worked on at once on a CPU
 LANE_MEMORY = 2_000_000_000  # bytes that each of them may need
 OVERLAPPING = 3  # photos in hand on another device, so that some are opened and saved while the network has one
+TOGETHER = 8  # images at most of one forward there, if so many wait for it
+IMAGE_MEMORY = 1_500_000_000  # bytes of a GPU for each of them in fp32, in the graphs of all batches up to theirs
 SMALLER = 8  # how many times smaller an image is that shows the network's sizes
-MAX_GRAPHS = 4  # CUDA graphs kept, one for each batch size seen
+MAX_GRAPHS = 4  # CUDA graphs kept, one for each batch size seen: 1, 2, 4 and 8
 
 Pixels = NDArray[np.uint8]
 Forward = Callable[[Tensor], Tensor]
@@ -80,12 +84,14 @@ class Engine:
         # on the caller's side, never inside what `on_device` may run in a forked process.
         self.lock = threading.Lock()
         self.threads = torch.get_num_threads()
-        self.lane = threading.local()  # whether a thread is one of several that need not wait for each other
+        self.lane = threading.local()  # how a thread has its forwards done that is one of several
         if self.device.type == "cpu" and not self.lent:  # elsewhere a forward is short, and may be another process's
             for name, block in net.named_children():
                 if name.startswith("stage"):
                     block.register_forward_pre_hook(lambda *_: between_steps())
         self._prepare()
+        self.joins = self.device.type != "cpu" and not self.lent  # whether images of several threads are one forward
+        self.together = _Together(self._alone, _largest_batch(self.device) if self.joins else 1)
 
     def warm_up(self) -> None:
         """A first forward, which pays for memory and the choice of kernels; none on a device lent by the call."""
@@ -117,33 +123,44 @@ class Engine:
 
     def __call__(self, images: Pixels) -> Pixels:
         """RGB images N x 1024 x 1024 x 3 to the probability of foreground N x 1024 x 1024, in 1/255."""
-        with nullcontext() if getattr(self.lane, "free", False) else self.lock:
-            return self.forward(torch.tensor(images)).numpy()
+        forward = getattr(self.lane, "forward", self._alone)
+        return forward(torch.tensor(images)).numpy()
+
+    def _alone(self, images: Tensor) -> Tensor:
+        """A forward with none beside it."""
+        with self.lock:
+            return self.forward(images)
 
     def split(self, count: int) -> int:
         """How many of so many photos to work on at once.
 
         On a CPU one for each core, up to LANES: on two cores that gives a seventh more photos a second than one after
-        the other with all cores on each, see benchmarks/programs.py. Elsewhere the network has one at a time, and only
-        what is around it overlaps.
+        the other with all cores on each, see benchmarks/programs.py. A device of one's own has as many at a time as
+        wait for it, and twice as many are in hand, if there are cores to open and save them. On one that is lent only
+        what is around the network overlaps.
         """
-        if self.device.type != "cpu" or self.lent:
+        if self.lent:
             return min(count, OVERLAPPING)
-        return max(1, min(count, self.threads, LANES, total_memory() // LANE_MEMORY))
+        most = min(self.threads, total_memory() // LANE_MEMORY)
+        if self.joins:
+            return min(count, max(OVERLAPPING, min(most, 2 * self.together.most)))
+        return max(1, min(count, most, LANES))
 
     @contextmanager
     def one_of(self, lanes: int) -> Iterator[None]:
         """While it runs, the calling thread is one of so many that work at once, with its share of the cores."""
-        if self.device.type != "cpu" or self.lent:
+        if self.lent:
             yield
             return
-        torch.set_num_threads(max(1, self.threads // lanes))  # of this thread, and of those started from now on
-        self.lane.free = True
+        if not self.joins:
+            torch.set_num_threads(max(1, self.threads // lanes))  # of this thread, and of those started from now on
+        self.lane.forward = self.together if self.joins else self.forward
         try:
             yield
         finally:
-            self.lane.free = False
-            torch.set_num_threads(self.threads)
+            del self.lane.forward
+            if not self.joins:
+                torch.set_num_threads(self.threads)
 
     def _forward(self, images: Tensor) -> Tensor:
         """Bytes in, bytes out, both on the CPU, since this may run in another process."""
@@ -156,6 +173,52 @@ class Engine:
                     self.graphs.clear()
                 self.graphs[len(images)] = _Graph(self.net, images)
             return self.graphs[len(images)](images).cpu()
+
+
+class _Together:
+    """One forward for images of several threads: who finds the device free takes along what waits for it.
+
+    No clock is needed: while the device is busy, others come. A batch has `most` images, or the next smaller power of
+    two, since a graph is kept for each number that occurs.
+    """
+
+    def __init__(self, forward: Forward, most: int) -> None:
+        self.most = most
+        self._forward = forward
+        self._waiting: dict[Future[Tensor], Tensor] = {}  # images, each with its matte to be, in the order they came
+        self._changed = threading.Condition()
+        self._busy = False
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Image 1 x 1024 x 1024 x 3 to matte 1 x 1024 x 1024. Raises what the forward does that the image was in."""
+        mine: Future[Tensor] = Future()
+        with self._changed:
+            self._waiting[mine] = image
+            self._changed.wait_for(lambda: mine.done() or not self._busy)
+            if mine.done():
+                return mine.result()
+            self._busy = True
+            size = 1 << (min(self.most, len(self._waiting)).bit_length() - 1)
+            others = [matte for matte in self._waiting if matte is not mine]
+            batch = {matte: self._waiting.pop(matte) for matte in [mine, *others[: size - 1]]}
+        try:
+            mattes = self._forward(torch.cat([*batch.values()]))
+            for matte, part in zip(batch, torch.split(mattes, [len(image) for image in batch.values()]), strict=True):
+                matte.set_result(part)
+        except BaseException as error:  # for each of them, or it would wait for ever
+            for matte in batch:
+                matte.set_exception(error)
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+        return mine.result()
+
+
+def _largest_batch(device: torch.device) -> int:
+    """How many images a forward may have, by what memory there is: a power of two."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else total_memory()
+    return 1 << (max(1, min(TOGETHER, free // IMAGE_MEMORY)).bit_length() - 1)
 
 
 class _Matte(nn.Module):

@@ -277,3 +277,136 @@ def test_photos_share_the_cores_and_give_the_same_mattes(remover, person):
     assert {count for _, count in found} == {max(1, threads // lanes), threads}
     assert all(np.array_equal(matte, expected) for matte, _ in found)
     assert torch.get_num_threads() == threads
+
+
+# --- images of several threads, as on a GPU ---
+
+
+@pytest.fixture
+def joining(seeded_net, monkeypatch) -> Engine:
+    """An engine that does as on a GPU, but copies slowly; `sizes` are those of its forwards."""
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        engine.sizes.append(len(images))
+        time.sleep(0.02)
+        if (images[:, 0, 0, 0] == 255).any():
+            raise RuntimeError("the device fails")
+        return images[..., 1]
+
+    monkeypatch.setattr(engines, "_can_pack", lambda: True)
+    monkeypatch.setattr(engines._Matte, "pack", lambda _: None)
+    engine = Engine(copy.deepcopy(seeded_net), "cpu", "fp32")
+    engine.joins, engine.together.most, engine.sizes, engine.forward = True, engines.TOGETHER, [], forward
+    return engine
+
+
+def ask_together(engine: Engine, images: list[np.ndarray]) -> list[np.ndarray | BaseException]:
+    """The mattes of images, each asked for by a thread of its own, or what is raised."""
+
+    def work(image: np.ndarray) -> np.ndarray | BaseException:
+        with engine.one_of(len(images)):
+            try:
+                return engine(image[np.newaxis])[0]
+            except RuntimeError as error:
+                return error
+
+    with ThreadPoolExecutor(len(images)) as pool:
+        return list(pool.map(work, images))
+
+
+def test_what_waits_for_a_device_is_one_forward_and_each_has_its_own_matte(joining):
+    images = [np.full((4, 4, 3), number, np.uint8) for number in range(60)]
+    for image, matte in zip(images, ask_together(joining, images), strict=True):
+        assert np.array_equal(matte, image[..., 1])
+    assert sum(joining.sizes) == 60
+    assert set(joining.sizes) <= {1, 2, 4, 8}
+    assert max(joining.sizes) == engines.TOGETHER
+    assert len(joining.sizes) < 20
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_a_forward_has_no_more_images_than_the_device_has_memory_for(joining, most):
+    joining.together.most = most
+    ask_together(joining, [np.zeros((4, 4, 3), np.uint8)] * 20)
+    assert max(joining.sizes) == most
+
+
+def test_one_image_waits_for_no_other(joining):
+    start = time.monotonic()
+    ask_together(joining, [np.zeros((4, 4, 3), np.uint8)])
+    assert time.monotonic() - start < 1
+    assert joining.sizes == [1]
+
+
+def test_a_forward_that_fails_fails_for_those_in_it_and_nobody_else(joining):
+    images = [np.full((4, 4, 3), 255 if number == 11 else number, np.uint8) for number in range(40)]
+    found = ask_together(joining, images)
+    failed = [number for number, matte in enumerate(found) if isinstance(matte, RuntimeError)]
+    assert 11 in failed
+    assert len(failed) in (1, 2, 4, 8)
+    assert sum(joining.sizes) == 40
+    assert all(np.array_equal(found[number], images[number][..., 1]) for number in set(range(40)) - {*failed})
+    assert np.array_equal(ask_together(joining, images[:1])[0], images[0][..., 1])
+
+
+def test_many_threads_with_many_images_each_all_end(joining):
+    def work(thread: int) -> bool:
+        with joining.one_of(24):
+            images = [np.full((1, 2, 2, 3), (7 * thread + number) % 255, np.uint8) for number in range(20)]
+            return all(np.array_equal(joining(image), image[..., 1]) for image in images)
+
+    with ThreadPoolExecutor(24) as pool:
+        assert all(pool.map(work, range(24), timeout=60))
+    assert sum(joining.sizes) == 24 * 20
+    assert set(joining.sizes) <= {1, 2, 4, 8}
+
+
+def test_whoever_is_not_one_of_several_has_a_forward_of_its_own(joining):
+    images = [np.full((1, 4, 4, 3), number, np.uint8) for number in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        assert all(map(np.array_equal, pool.map(joining, images), (image[..., 1] for image in images)))
+    assert joining.sizes == [1] * 6
+
+
+def test_a_batch_that_one_thread_brings_comes_back_whole(joining):
+    images = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
+    with joining.one_of(2):
+        assert np.array_equal(joining(images), images[..., 1])
+
+
+def test_mattes_of_the_network_are_the_same_together(engine, views, monkeypatch):
+    alone = [engine(view[None])[0].astype(int) for view in views[:3]]
+    monkeypatch.setattr(engine, "joins", True)
+    monkeypatch.setattr(engine.together, "most", 2)
+    for matte, truth in zip(ask_together(engine, [*views[:3]]), alone, strict=True):
+        assert np.abs(matte - truth).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("photos", "given"),
+    [(16, (16, 100, 8)), (16, (64, 100, 8)), (8, (16, 100, 4)), (6, (6, 100, 8)), (5, (16, 10, 8)), (3, (1, 1, 8))],
+)
+def test_a_device_of_ones_own_has_photos_at_hand_for_two_forwards(joining, monkeypatch, photos, given):
+    """If there are the cores and the gigabytes for them."""
+    joining.threads, gigabytes, joining.together.most = given
+    monkeypatch.setattr(engines, "total_memory", lambda: gigabytes * 10**9)
+    assert joining.split(1000) == photos
+    assert joining.split(2) == 2
+    joining.lent = True
+    assert joining.split(1000) == engines.OVERLAPPING
+
+
+def test_the_memory_of_a_gpu_says_how_many_images_a_forward_has(monkeypatch):
+    found = {}
+    for gigabytes in (1, 2, 4, 8, 16, 80):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=gigabytes * 10**9: (free, 80 * 10**9))
+        found[gigabytes] = engines._largest_batch(torch.device("cuda"))
+    assert found == {1: 1, 2: 1, 4: 2, 8: 4, 16: 8, 80: 8}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_photos_of_several_threads_share_a_gpus_forwards(views, truth):
+    engine = Engine(new_net(), "cuda")
+    for matte, wanted in zip(ask_together(engine, [*views[:5]] * 4), [*truth[:5]] * 4, strict=True):
+        assert np.abs(matte.astype(float) - wanted).mean() <= 0.8
+    assert set(engine.graphs) <= {1, 2, 4, 8}

@@ -14,6 +14,7 @@ import itertools
 import logging
 import os
 import re
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -23,11 +24,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read at import: nothing is told to anybody
+# Read at import: nothing is told to anybody, and Ray's C++ does not write warnings of its own among our sentences.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from filelock import FileLock, Timeout
 from pyarrow import parquet
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.block import BlockMetadata
@@ -37,9 +41,10 @@ from background_remover import storage
 from background_remover.allocator import total_memory
 from background_remover.catalogue import Columns, choose_picture, name_results, read_catalogue
 from background_remover.cutters import Cutter, Job, Order
-from background_remover.manifest import SCHEMA, STATE, Manifest
+from background_remover.manifest import HIDDEN, SCHEMA, STATE, Manifest
 from background_remover.outputs import remove_leftovers
 from background_remover.photos import MAX_BYTES
+from utilities import PhotoError
 
 PART = "part-"  # how the names of files of Parquet with results begin
 UNIT = 16  # photos that an actor is given at once: what a lost one costs at most, twice over
@@ -120,20 +125,13 @@ def is_parquet(results: str) -> bool:
 
 
 def prepare(
-    source: str,
-    results: str,
-    order: Order,
-    columns: Columns | None = None,
-    *,
-    retry_failed: bool = False,
-    dry: bool = False,
+    photos: pa.Table, results: str, order: Order, *, retry_failed: bool = False, dry: bool = False
 ) -> Catalogue:
     """What there is to do: of all photos those that the manifest does not say are done, as they are, in this way.
 
     Those that were refused or have failed count as done, unless `retry_failed`. A result that is gone, or of another
     size, is made anew. What runs that were killed have left is deleted, unless it is `dry`. Raises PhotoError.
     """
-    photos = read_catalogue(source, results, columns)
     manifest = Manifest(results, _prefix(results))
     if not storage.is_remote(results) and not dry:
         remove_leftovers([Path(folder) for folder, _, _ in os.walk(results)])
@@ -155,6 +153,36 @@ def prepare(
         taken = state.filter(pc.invert(pc.is_in(state["id"], pending["id"])))["output"].drop_null()
         pending = name_results(pending, pc.replace_substring_regex(taken, r"\.\w+$", ""))
     return Catalogue(photos, pending, manifest)
+
+
+def _check_results(source: str, results: str) -> None:
+    """Raises PhotoError where no results should go."""
+    if storage.is_web(results):
+        raise PhotoError(
+            "Results can't go to a web address: name a folder, or one of a bucket such as s3://name/folder."
+        )
+    if not storage.is_remote(results) and storage.kind_of(results) == "file":
+        raise PhotoError(f"'{Path(results).name}' is a file: name a folder for the results.")
+    same = [name.rstrip("/") if storage.is_remote(name) else os.path.realpath(name) for name in (source, results)]
+    if same[0] == same[1]:
+        raise PhotoError("Results can't lie among the photos: name another folder.")
+
+
+@contextmanager
+def _alone(results: str) -> Iterator[None]:
+    """While it runs, no other run of this machine works on a folder for results. Raises BatchError if one does."""
+    if storage.is_remote(results):
+        yield
+        return
+    path = Path(results, HIDDEN, "lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout:
+        raise BatchError(f"Another run works on '{Path(results).name}': wait for its end, or end it.") from None
+    except OSError as error:
+        raise BatchError(f"'{Path(results).name}' can't be written ({error.strerror}): name another folder.") from error
 
 
 def _without_lost(done: pa.Table, results: str) -> pa.Table:
@@ -341,12 +369,18 @@ def connected(address: str | None, dashboard: bool = False) -> Iterator[None]:
     }
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if not address:  # nobody else may send this cluster work; without one, Ray would leave a token in the user's home
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         options = {"address": address} if address else local
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+        with _without_stderr():  # on which Ray's C++ says at which level it logs
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except Exception as error:  # ConnectionError and others, by what fails
         where = f"at '{address}'" if address else "on this machine"
-        raise BatchError(f"Ray can't be reached {where} ({type(error).__name__}): check the address.") from error
+        raise BatchError(
+            f"Ray can't be reached {where} ({type(error).__name__}): check the address, and give RAY_AUTH_MODE=token "
+            "and the token if it asks for one."
+        ) from error
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -355,6 +389,19 @@ def connected(address: str | None, dashboard: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """While it runs, what is written to standard error, from whatever language, is lost."""
+    own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(own, 2)
+        os.close(own)
+        os.close(nowhere)
 
 
 def available_cores() -> int:
@@ -422,18 +469,21 @@ def run(
     progress. The manifest is complete up to seconds ago at any time, and what ends this run loses no more than what was
     in hand. Raises PhotoError, BatchError.
     """
-    catalogue = prepare(source, results, order, columns, retry_failed=retry_failed)
-    total, start = len(catalogue.pending), time.monotonic()
-    counts: Counter[str] = Counter()
-    try:
-        if total:
-            with connected(address, dashboard):
-                for rows in work_off(catalogue.pending, order, results, columns, actors):
-                    catalogue.manifest.add(rows)
-                    counts.update(row["status"] for row in rows)
-                    tell(Progress(dict(counts), total, time.monotonic() - start))
-    finally:
-        catalogue.manifest.flush()
-    catalogue.manifest.merge()
-    catalogue.manifest.write_csv()
-    return catalogue.manifest.count(catalogue.photos["id"])
+    _check_results(source, results)
+    photos = read_catalogue(source, results, columns)
+    with _alone(results):
+        catalogue = prepare(photos, results, order, retry_failed=retry_failed)
+        total, start = len(catalogue.pending), time.monotonic()
+        counts: Counter[str] = Counter()
+        try:
+            if total:
+                with connected(address, dashboard):
+                    for rows in work_off(catalogue.pending, order, results, columns, actors):
+                        catalogue.manifest.add(rows)
+                        counts.update(row["status"] for row in rows)
+                        tell(Progress(dict(counts), total, time.monotonic() - start))
+        finally:
+            catalogue.manifest.flush()
+        catalogue.manifest.merge()
+        catalogue.manifest.write_csv()
+        return catalogue.manifest.count(catalogue.photos["id"])

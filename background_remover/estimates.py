@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow.compute as pc
 
 from background_remover import batch
-from background_remover.catalogue import Columns
+from background_remover.catalogue import Columns, read_catalogue
 from background_remover.cutters import Cutter, Job, Order
 
 SAMPLE = 24  # photos, spread over the catalogue
@@ -42,8 +42,8 @@ def estimate(
     source: str, results: str, order: Order, columns: Columns | None = None, retry_failed: bool = False
 ) -> Estimate:
     """What there is to do, and what it would take. Nothing is written. Raises PhotoError, WorkerError."""
-    catalogue = batch.prepare(source, results, order, columns, retry_failed=retry_failed, dry=True)
-    photos, pending = catalogue.photos, catalogue.pending
+    photos = read_catalogue(source, results, columns)
+    pending = batch.prepare(photos, results, order, retry_failed=retry_failed, dry=True).pending
     sizes = pending["size"].filter(pc.greater_equal(pending["size"], 0))
     jobs = batch.sample(pending, SAMPLE, columns)
     if not jobs:

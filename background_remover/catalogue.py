@@ -46,6 +46,7 @@ IDS = ("id", "key", "__key__", "sku", "name", "filename")
 LONGEST_PART = 200  # bytes of one part of a result's name, so that an extension and a number fit behind it
 LONGEST_NAME = 800  # bytes of all parts, of 1024 that a bucket's keys have
 LONGEST_LINE = 65_536  # characters of a list; what has more is none
+LIST_BUFFER = 1 << 22  # bytes of a list that are read at once, each time by a request where it lies in a bucket
 BUFFER = 65_536  # bytes of a tar that are read at once: heads of members, and small members between them
 # What no name should have: parts that are empty, dots or hidden, controls, and folders that files may be called like.
 ODD = r"(^|/)(\.|/|$)|[\x00-\x1f\x7f\\]|\.(?i:png|webp|tiff?|jpe?g|csv|parquet)/"
@@ -93,7 +94,7 @@ def read_catalogue(source: str, results: str, columns: Columns | None = None) ->
     if len(table):
         return _name_apart(table, results)
     if files := [entry for entry in tables if _extension(entry.path) == ".parquet"]:
-        return _name_apart(_read_parquet(folder, files, columns or Columns()), results)
+        return _name_apart(_unique(_read_parquet(folder, files, columns or Columns()), source), results)
     if tables:
         return name_results(
             _unique(_join(_in_parallel(lambda entry: _table(_list_tar(folder, entry)), tables)), source)
@@ -301,7 +302,7 @@ def _read_list(source: str) -> pa.Table:
 def _lines(source: str) -> Iterator[str]:
     """The lines of a text file that are not empty. Raises PhotoError if it is none."""
     file = io.BytesIO(storage.read(source)) if storage.is_web(source) else storage.open_file(source)
-    with io.TextIOWrapper(io.BufferedReader(file), "utf-8-sig", newline="\n") as text:
+    with io.TextIOWrapper(io.BufferedReader(file, LIST_BUFFER), "utf-8-sig", newline="\n") as text:
         try:
             while line := text.readline(LONGEST_LINE):
                 if len(line) == LONGEST_LINE or "\0" in line:
@@ -376,12 +377,12 @@ def _read_parquet(folder: str, files: list[Entry], columns: Columns) -> pa.Table
 
     found = [table for table in _in_parallel(rows, files) if table is not None]
     if holds_bytes:
-        return _unique(_join(found), folder)
+        return _join(found)
     photos = pa.concat_tables([pa.table({"id": pa.array([], pa.string()), "path": pa.array([], pa.string())}), *found])
     if not key:  # a path that is there twice is one photo
         photos = photos.group_by("id", use_threads=False).aggregate([("path", "first")])
         photos = photos.rename_columns(["id", "path"])
-    return _unique(_table(_rows_of_paths(photos, folder)), folder)
+    return _table(_rows_of_paths(photos, folder))
 
 
 @contextmanager

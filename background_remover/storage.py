@@ -58,7 +58,7 @@ def printable(path: str) -> str:
 
 def join(folder: str, *parts: str) -> str:
     """The name of what lies in a folder."""
-    return "/".join([folder.rstrip("/") or folder, *parts])
+    return "/".join([re.sub(r"(?<![:/])/+\Z", "", folder or "."), *parts])
 
 
 def version_of(size: int, time: int | None) -> str:
@@ -131,8 +131,9 @@ def entries(folder: str) -> Iterator[Entry]:
     selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
     start = len(path.rstrip("/")) + 1
     found = _do(folder, lambda: system.get_file_info(selector))
-    found.sort(key=lambda info: info.path)
-    for info in found:
+    found.sort(key=lambda info: info.path, reverse=True)
+    while found:
+        info = found.pop()  # there may be millions, which need not stay
         if info.type == fs.FileType.File and not re.search(r"(^|/)\.", info.path[start:]):
             yield Entry(info.path[start:], info.size or 0, version_of(info.size or 0, info.mtime_ns))
 

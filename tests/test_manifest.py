@@ -192,6 +192,7 @@ def test_a_clock_that_is_put_back_changes_no_order(results, monkeypatch):
     assert len(parts(results)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [3, MANY])
 def test_an_end_between_any_two_steps_loses_and_changes_nothing(results, monkeypatch, many):
     """Each write and each deletion is once the last thing that a run does."""

@@ -75,6 +75,13 @@ def test_file_urls_are_paths_whatever_is_in_them(tmp_path):
     assert storage.local_path("/a%20b") == "/a%20b"
 
 
+def test_what_lies_in_a_folder_is_nowhere_else():
+    found = {"a": "a/x", "a/": "a/x", "a//": "a/x", "/": "/x", "": "./x", ".": "./x", "s3://b/": "s3://b/x"}
+    assert {folder: storage.join(folder, "x") for folder in found} == found
+    write(storage.join("memory://", "root", "x"), b"data")
+    assert read("memory://root/x") == b"data"
+
+
 def test_two_names_that_differ_are_two_in_print():
     names = ["a\udcff", "a\\xff", "a\\udcff", "a\\\\xff", "a\\", "a\\\\", "ÿ"]
     printed = [storage.printable(name) for name in names]

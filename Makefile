@@ -44,6 +44,7 @@ $(VENV)/bin/python:
 benchmark: $(VENV)/benchmark
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/programs.py
+	$(BIN)/python benchmarks/catalogues.py
 
 # The newest versions that the requirements allow, for all others to use; run the tests before committing them.
 constraints:

@@ -15,10 +15,11 @@ import logging
 import os
 import re
 import secrets
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,13 +41,13 @@ from ray.data.datasource import Datasource, ReadTask
 from background_remover import storage
 from background_remover.allocator import total_memory
 from background_remover.catalogue import Columns, choose_picture, name_results, read_catalogue
-from background_remover.cutters import Cutter, Job, Order
+from background_remover.cutters import Cutter, Job, Order, WorkerError
 from background_remover.manifest import HIDDEN, SCHEMA, STATE, Manifest
 from background_remover.outputs import remove_leftovers
 from background_remover.photos import MAX_BYTES
 from utilities import PhotoError
 
-PART = "part-"  # how the names of files of Parquet with results begin
+PART = "cutouts-{}.parquet"  # the name of a file of Parquet with results, with so many hexadecimal digits: 20
 UNIT = 16  # photos that an actor is given at once: what a lost one costs at most, twice over
 UNIT_BYTES = 32 << 20  # of photos that lie in Parquet, from which a unit has no more
 SLICE = 4096  # photos of which one task makes units
@@ -97,6 +98,7 @@ def pin(order: Order) -> Order:
 
     weights = load_weights(order.weights)
     named = order.weights or os.environ.get("RMBG_WEIGHTS") or weights.name
+    named = os.path.abspath(named) if os.path.exists(named) else named  # noqa: PTH100, PTH110
     given = order.finish.background_image
     picture = Path(given).read_bytes() if isinstance(given, str | os.PathLike) else None
     plain = replace(order.finish, background_image=None)
@@ -132,6 +134,8 @@ def prepare(
     Those that were refused or have failed count as done, unless `retry_failed`. A result that is gone, or of another
     size, is made anew. What runs that were killed have left is deleted, unless it is `dry`. Raises PhotoError.
     """
+    if storage.is_web(results):
+        raise PhotoError("Results can't go to a web address: name a folder, or one of a bucket, as s3://name/folder.")
     manifest = Manifest(results, _prefix(results))
     if not storage.is_remote(results) and not dry:
         remove_leftovers([Path(folder) for folder, _, _ in os.walk(results)])
@@ -141,8 +145,8 @@ def prepare(
         done = done.filter(pc.is_in(done["status"], pa.array(["done", "no subject"])))
     if len(done):
         done = _without_lost(done, results)
-        both = photos.select(["id", "version"]).join(done, "id", join_type="inner", right_suffix=" then")
-        done = both.filter(pc.equal(both["version"], both["version then"]))
+        now = photos["version"].take(pc.index_in(done["id"], photos["id"]))
+        done = done.filter(pc.fill_null(pc.equal(done["version"], now), False))
     if is_parquet(results):
         done = _without_mixed(done, state.filter(pc.is_in(state["id"], photos["id"])))
         others = state.filter(pc.invert(pc.is_in(state["id"], photos["id"])))
@@ -153,19 +157,6 @@ def prepare(
         taken = state.filter(pc.invert(pc.is_in(state["id"], pending["id"])))["output"].drop_null()
         pending = name_results(pending, pc.replace_substring_regex(taken, r"\.\w+$", ""))
     return Catalogue(photos, pending, manifest)
-
-
-def _check_results(source: str, results: str) -> None:
-    """Raises PhotoError where no results should go."""
-    if storage.is_web(results):
-        raise PhotoError(
-            "Results can't go to a web address: name a folder, or one of a bucket such as s3://name/folder."
-        )
-    if not storage.is_remote(results) and storage.kind_of(results) == "file":
-        raise PhotoError(f"'{Path(results).name}' is a file: name a folder for the results.")
-    same = [name.rstrip("/") if storage.is_remote(name) else os.path.realpath(name) for name in (source, results)]
-    if same[0] == same[1]:
-        raise PhotoError("Results can't lie among the photos: name another folder.")
 
 
 @contextmanager
@@ -189,10 +180,10 @@ def _without_lost(done: pa.Table, results: str) -> pa.Table:
     """Without the rows of results that are not there, or not as long as they were."""
     found = [(entry.path, entry.size) for entry in storage.entries(results)]
     paths, sizes = [path for path, _ in found], [size for _, size in found]
-    files = pa.table({"output": pa.array(paths, pa.string()), "there": pa.array(sizes, pa.int64())})
-    both = done.join(files, "output", join_type="left outer")
-    there = pc.is_valid(both["there"]) if is_parquet(results) else pc.equal(both["there"], both["output_bytes"])
-    return both.filter(pc.or_(pc.is_null(both["output"]), pc.fill_null(there, False))).drop_columns("there")
+    place = pc.index_in(done["output"], pa.array(paths, pa.string()))
+    there = pa.array(sizes, pa.int64()).take(place.combine_chunks())
+    is_whole = pc.is_valid(there) if is_parquet(results) else pc.equal(there, done["output_bytes"].combine_chunks())
+    return done.filter(pc.or_(pc.is_null(done["output"].combine_chunks()), pc.fill_null(is_whole, False)))
 
 
 def _without_mixed(done: pa.Table, state: pa.Table) -> pa.Table:
@@ -204,7 +195,7 @@ def _without_mixed(done: pa.Table, state: pa.Table) -> pa.Table:
 def _drop_parts(results: str, kept: set[str | None]) -> None:
     """Delete the files of Parquet of which no row is known: of runs that were killed, or that others replace."""
     for name in storage.names_in(results):
-        if name.startswith(PART) and name not in kept:
+        if re.fullmatch(PART.format("[0-9a-f]{20}"), name) and name not in kept:
             storage.remove(storage.join(results, name))
 
 
@@ -312,8 +303,12 @@ class _Actor:
     """What Ray keeps busy: a Cutter, for which each call is a unit."""
 
     def __init__(self, order: Order, results: str) -> None:
-        self._cutter = Cutter(order)
         self._results = results
+        self._cutter: Cutter | WorkerError
+        try:
+            self._cutter = Cutter(order)
+        except WorkerError as error:  # raised here, it would come with pages of Ray's own
+            self._cutter = error
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Units to lists of rows of the manifest; where results are rows of Parquet, these are written here."""
@@ -321,9 +316,11 @@ class _Actor:
         return pa.table({"rows": pa.array([self._do(unit) for unit in units], pa.list_(ROW))})
 
     def _do(self, unit: list[Job]) -> list[dict[str, Any]]:
+        if isinstance(self._cutter, WorkerError):
+            raise self._cutter
         made = self._cutter.cut(unit)
         if is_parquet(self._results):
-            name = f"{PART}{hashlib.sha256(repr([job.id for job in unit]).encode()).hexdigest()[:20]}.parquet"
+            name = PART.format(hashlib.sha256(repr([job.id for job in unit]).encode()).hexdigest()[:20])
             pictures = [(row["id"], data) for row, data in made if row["output"] is not None]
             for row, _ in made:
                 row["output"] = name if row["output"] is not None else None
@@ -368,32 +365,38 @@ def connected(address: str | None, dashboard: bool = False) -> Iterator[None]:
         "object_store_memory": min(STORE, total_memory() // 8),
     }
     for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what counts is raised
     if not address:  # nobody else may send this cluster work; without one, Ray would leave a token in the user's home
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    try:
-        options = {"address": address} if address else local
-        with _without_stderr():  # on which Ray's C++ says at which level it logs
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-    except Exception as error:  # ConnectionError and others, by what fails
-        where = f"at '{address}'" if address else "on this machine"
-        raise BatchError(
-            f"Ray can't be reached {where} ({type(error).__name__}): check the address, and give RAY_AUTH_MODE=token "
-            "and the token if it asks for one."
-        ) from error
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.target_max_block_size = 1  # byte: a row is a unit, and a unit is a block
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    import background_remover
+
+    paths = [str(Path(background_remover.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    # Ray has its workers import from the folder that is the current one now, before all others: whatever lay there, as
+    # among photos of somebody else's, would be run.
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with chdir(folder), _without_stderr():
+                ray.init(**({"address": address} if address else local), log_to_driver=False, configure_logging=False)
+        except Exception as error:  # ConnectionError and others, by what fails
+            where = f"at '{address}'" if address else "on this machine"
+            raise BatchError(
+                f"Ray can't be reached {where} ({type(error).__name__}): check the address, and set RAY_AUTH_MODE, "
+                "and the token, if it asks for one."
+            ) from error
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.target_max_block_size = 1  # byte: a row is a unit, and a unit is a block
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """While it runs, what is written to standard error, from whatever language, is lost."""
+    """While it runs, standard error is lost, on which Ray's C++ says at which level it logs."""
     own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -418,8 +421,11 @@ def work_off(
     """
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     cluster = size_cluster((node["Resources"] for node in nodes if node["Alive"]), order.device, actors)
+    results = storage.absolute(results)
     order = replace(order, results="" if is_parquet(results) else results, threads=cluster.cores)
     suffix = "" if is_parquet(results) else order.finish.suffix
+    place = pending.schema.get_field_index("source")
+    pending = pending.set_column(place, "source", _absolute(pending["source"]))
     source = _Units(pending, suffix, columns or Columns())
     tasks = len(source.get_read_tasks())
     units = ray.data.read_datasource(source, num_cpus=0, concurrency=min(READERS, tasks), override_num_blocks=tasks)
@@ -443,6 +449,12 @@ def work_off(
             yield from batch["rows"].to_pylist()
     except Exception as error:  # Ray wraps what an actor raises
         raise BatchError(_why(error)) from error
+
+
+def _absolute(sources: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Names of files as others find them, who are in another folder."""
+    is_whole = pc.match_substring_regex(sources, r"^(/|[a-zA-Z][a-zA-Z0-9+.-]+://)")
+    return pc.if_else(is_whole, sources, pc.binary_join_element_wise(os.getcwd(), sources, "/"))  # noqa: PTH109
 
 
 def _why(error: BaseException) -> str:
@@ -469,7 +481,7 @@ def run(
     progress. The manifest is complete up to seconds ago at any time, and what ends this run loses no more than what was
     in hand. Raises PhotoError, BatchError.
     """
-    _check_results(source, results)
+    results = storage.local_path(results)
     photos = read_catalogue(source, results, columns)
     with _alone(results):
         catalogue = prepare(photos, results, order, retry_failed=retry_failed)

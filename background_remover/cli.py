@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from background_remover.pipeline import BackgroundRemover
 
 STREAM = "-"
+CATALOGUE = 5000  # photos from which there is something better
 LOOK = 0.5  # seconds between two looks at a watched folder
 USAGE = 2  # exit code
 
@@ -234,6 +235,8 @@ class Run:
         tasks = self._plan(photos)
         if not tasks:
             raise click.UsageError("There are no photos there: check the folder, or name the files themselves.")
+        if len(tasks) > CATALOGUE:
+            click.echo("'cutout batch' is made for so many: it has a manifest, and works on clusters too.", err=True)
         with self._ending_early(), self._progress(len(tasks)):
             self._work_off(tasks)
         self._summarise()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote
 
-from pyarrow import ArrowException, fs, memory_map
+from pyarrow import ArrowException, ArrowInvalid, fs, memory_map
 
 from background_remover.outputs import whole_file
 from background_remover.photos import MAX_BYTES, check_bytes, read_path
@@ -49,6 +49,12 @@ def local_path(name: str) -> str:
     if not name.lower().startswith("file://"):
         return name
     return "/" + unquote(name[len("file://") :].partition("/")[2], errors="surrogateescape")
+
+
+def absolute(name: str) -> str:
+    """The same name for whoever is in another folder."""
+    name = local_path(name)
+    return name if is_remote(name) else os.path.abspath(name)  # noqa: PTH100
 
 
 def printable(path: str) -> str:
@@ -84,8 +90,10 @@ def _system(scheme: str, place: str) -> tuple[fs.FileSystem, str]:
     root = f"{scheme}://{place}"
     try:
         return fs.FileSystem.from_uri(root)  # type: ignore[no-any-return]
-    except (ArrowException, OSError, ValueError):
+    except ArrowInvalid:  # it knows no such scheme
         pass
+    except (ArrowException, OSError) as error:
+        raise PhotoError(f"'{root}' can't be reached ({_why(error)}): check the name, and your keys.") from error
     import fsspec
 
     try:

@@ -1,4 +1,4 @@
-"""A network that copies: what is around the real one, measured without it."""
+"""A network that takes all of a photo for its subject: what is around the real one, measured without it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 
 from background_remover.cutters import Order
-from background_remover.pipeline import FOUND, BackgroundRemover
+from background_remover.pipeline import BackgroundRemover
 from background_remover.weights import Weights
 
 
-class CopyingEngine:
-    """Gives what is green in an image as its matte."""
+class SolidEngine:
+    """Gives mattes without a hole."""
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        return np.where(images[..., 1] < FOUND, 0, 255).astype(np.uint8)
+        return np.full(images.shape[:3], 255, np.uint8)
 
     def split(self, count: int) -> int:
         return min(count, self.lanes)
@@ -28,14 +28,14 @@ class CopyingEngine:
         return nullcontext()
 
 
-class CopyingRemover(BackgroundRemover):
+class SolidRemover(BackgroundRemover):
     """Without weights."""
 
     def __init__(self, lanes: int) -> None:
-        self.engine = CopyingEngine(lanes)  # type: ignore[assignment]
+        self.engine = SolidEngine(lanes)  # type: ignore[assignment]
         self.weights = Weights("stand-in", "none", "", {})
         self._between_steps = lambda: None
 
 
 def load(order: Order) -> BackgroundRemover:
-    return CopyingRemover(order.threads)
+    return SolidRemover(order.threads)

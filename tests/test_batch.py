@@ -216,9 +216,9 @@ def test_units_have_all_photos_once_and_bytes_of_parquet_within_bounds(tmp_path,
     ("source", "results", "sentence"),
     [
         ("nowhere", "out", "There is no 'nowhere'"),
-        ("in", "in", "Results can't lie among the photos"),
+        ("in", "in", "The photos lie in the folder for results"),
         ("in", "https://example.com/out", "Results can't go to a web address"),
-        ("in", "in/000.png", "'000.png' is a file"),
+        ("in", "in/000.png", "'000.png' can't be written"),
         ("empty", "out", "There are no photos in 'empty'"),
     ],
 )
@@ -447,7 +447,7 @@ def test_rows_of_parquet_are_each_there_once_after_a_kill(tmp_path):
     names = fill(tmp_path / "in", 60, "be_slow")
     out = tmp_path / "out.parquet"
     process = start(tmp_path / "in", out)
-    wait_for(lambda: len([*out.glob("part-*.parquet")]) >= 2, process)
+    wait_for(lambda: len([*out.glob("cutouts-*.parquet")]) >= 2, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     time.sleep(3)
@@ -460,7 +460,7 @@ def test_rows_of_parquet_are_each_there_once_after_a_kill(tmp_path):
         assert row["image"] == standins.result(tmp_path / "in" / row["id"])
     manifest = parquet.read_table(out / "_manifest.parquet").to_pylist()
     parts = {row["id"]: row["output"] for row in manifest}
-    assert {*parts.values()} == {path.name for path in out.glob("part-*.parquet")}
+    assert {*parts.values()} == {path.name for path in out.glob("cutouts-*.parquet")}
 
 
 @pytest.mark.slow
@@ -493,3 +493,18 @@ def test_estimates_follow_from_what_was_measured(tmp_path):
     assert found.on_gpus[4] == pytest.approx(found.on_gpus[1] / 4)
     results = [len(standins.result(tmp_path / "in" / name)) for name in names]
     assert found.output_bytes == pytest.approx(sum(results), rel=0.1)
+
+
+@pytest.mark.slow
+def test_nothing_that_lies_among_the_photos_is_run(tmp_path):
+    """Nor in the folder from which the command is called."""
+    fill(tmp_path, 2)
+    for name in ("numpy", "pyarrow", "ray", "json", "background_remover"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\nraise SystemExit(3)\n")
+    words = [sys.executable, "-P", "-c", STAND_IN, ".", "out", "{}"]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["done"] == 2
+    assert not (tmp_path / "was-run").exists()

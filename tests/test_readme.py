@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,7 @@ from huggingface_hub import metadata_load
 from PIL import Image
 from test_api import in_session
 
-from background_remover import fetch, photos, weights
+from background_remover import cli, fetch, photos, weights
 from background_remover.compositing import BLURS
 from background_remover.encoding import JPEG_QUALITY
 from background_remover.framing import MAX_SIDE
@@ -52,7 +53,7 @@ def test_limits_and_files_are_quoted_as_they_are():
     assert f"{BLURS[0]} to {BLURS[1]}" in README
     assert f"a `jpg` has {JPEG_QUALITY}" in README
     for name in re.findall(r"`(\w+\.py)`", README) + re.findall(r"\]\(([\w/.]+)\)", README):
-        assert (ROOT / name).is_file(), name
+        assert (ROOT / name).exists(), name
     assert (
         tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
         in (ROOT / "CHANGELOG.md").read_text()
@@ -100,9 +101,20 @@ def test_the_command_lines_run(tmp_path):
         (tmp_path / name).symlink_to(EXAMPLES / "cat.jpg")
     script = 'cutout() { "$PYTHON" -m background_remover "$@"; }\n' + code("sh", "| cutout -")
     env = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "RMBG_WEIGHTS": weights.ISNET}
-    subprocess.run(["bash", "-euc", script], cwd=tmp_path, env=env, check=True, timeout=120)
-    made = [tmp_path / name for name in ("photo-cutout.png", "a.png", "out/one.png", "out/inner/two.png")]
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, env=env, check=True, timeout=240)
+    made = [
+        tmp_path / name
+        for name in ("photo-cutout.png", "a.png", "out/one.png", "out/inner/two.png", "all/inner/two.png")
+    ]
     assert len({path.read_bytes() for path in made}) == 1
+
+
+def test_the_commands_for_catalogues_are_ones_that_it_takes():
+    lines = [line for line in code("sh", "cutout batch").splitlines() if line.startswith("cutout batch")]
+    assert len(lines) >= 4
+    for line in lines:
+        _, name, *words = shlex.split(line, comments=True)
+        cli.cutout.commands[name].make_context(name, words)
 
 
 @pytest.mark.parametrize("language", ["python", "sh"])

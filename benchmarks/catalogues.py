@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,9 @@ from speed import RESULTS, ROOT, update_readme
 MARK = "CATALOGUE_BENCHMARK"  # an environment variable by which all processes of a run are known
 STEP = 0.5  # seconds between two looks at memory
 SMALL = 96, 64  # pixels
+MILLION = 1_000_000
+CORE_PRICE, GPU_PRICE = 0.04, 3.0  # dollars an hour, as clouds ask; look yours up
+KEYS, KEYS_SECONDS = 1000, 0.1  # that a bucket lists in a request, and how long that takes
 
 
 def memory_of(mark: str) -> int:
@@ -196,6 +200,8 @@ def listed(folder: Path, count: int) -> dict[str, Any]:
 
 def text(results: dict[str, Any]) -> str:
     """For the README."""
+    from background_remover import estimates
+
     ours, theirs, small = results["against"]["ours"], results["against"]["rembg"], results["small"]
     few, many = sorted(map(int, ours))
     tenth, whole = sorted(map(int, small))
@@ -203,21 +209,36 @@ def text(results: dict[str, Any]) -> str:
     start = ours[str(few)]["seconds"] - few / rates[0]
     seconds = [of[str(many)]["seconds"] for of in (ours, theirs)]
     peaks = [ours[str(count)]["peak"] / 1e9 for count in (few, many)]
-    speeds = [count / small[str(count)]["seconds"] for count in (tenth, whole)]
-    held = [small[str(count)]["peak"] / 1e9 for count in (tenth, whole)]
+    speeds = [count / (small[str(count)]["seconds"] - small[str(count)]["first"]) for count in (tenth, whole)]
+    small_peaks = [small[str(count)]["peak"] / 1e9 for count in (tenth, whole)]
     first = small[str(whole)]["first"]
-    words = (
-        f"`cutout batch` cuts out {rates[0]:.2f} photos of 2 megapixels a second, `rembg p`",
-        f"{rates[1]:.2f} with the same weights: {rates[0] / rates[1]:.1f} times as many, start apart,",
-        f"which takes {start:.0f} s. With it, {many} photos take {seconds[0]:.0f} and",
-        f"{seconds[1]:.0f} s. All processes together hold {peaks[0]:.2f} GB at most",
-        f"for {few} photos, and {peaks[1]:.2f} GB for {many}.",
-        f"With a stand-in for the network, {tenth:,} small pictures are done at",
-        f"{speeds[0]:.0f} a second in {held[0]:.2f} GB, and {whole:,} at",
-        f"{speeds[1]:.0f} a second in {held[1]:.2f} GB; the first result is there after {first:.0f} s.",
+    photos, listing = results["listed"]["photos"], results["listed"]
+    held = {name: listing[f"{name}_peak"] / 1e9 for name in ("list", "resume", "count")}
+    spent = {name: listing[f"{name}_seconds"] for name in held}
+    manifest = listing["row_bytes"] * photos / 1e9
+    bucket = photos / KEYS * KEYS_SECONDS / 60
+    hours, cores = MILLION / rates[0] / 3600, os.cpu_count() or 1
+    on_gpu, gpu_rate = MILLION / estimates.GPU_RATE / 3600, estimates.GPU_RATE
+    paragraphs = (
+        f"`cutout batch` cuts out {rates[0]:.2f} photos of 2 megapixels a second, `rembg p` {rates[1]:.2f} "
+        f"with the same weights: {rates[0] / rates[1]:.1f} times as many, start apart, which takes {start:.0f} s. "
+        f"With it, {many} photos take {seconds[0]:.0f} and {seconds[1]:.0f} s. All processes together hold "
+        f"{peaks[0]:.2f} GB at most for {few} photos, and {peaks[1]:.2f} GB for {many}. With a stand-in for the "
+        f"network, {tenth:,} small pictures are done at {speeds[0]:.0f} a second in {small_peaks[0]:.2f} GB, "
+        f"and {whole:,} at {speeds[1]:.0f} a second in {small_peaks[1]:.2f} GB; the first after {first:.0f} s.",
+        f"A million photos of 2 megapixels take {hours:.0f} hours of this machine (from the measured rate), which for "
+        f"{cores} cores at ${CORE_PRICE:.2f} an hour each are ${hours * cores * CORE_PRICE:.0f} (estimated price). "
+        f"A GPU does them in {on_gpu:.1f} hours at {gpu_rate:.0f} a second (estimated, not measured), "
+        f"for ${on_gpu * GPU_PRICE:.0f} at ${GPU_PRICE:.2f} an hour (estimated price).",
+        f"Of {photos / MILLION:.0f} million photos, the process that gives them out reads a list in "
+        f"{spent['list']:.0f} s with {held['list']:.1f} GB, and knows in {spent['resume']:.0f} s with "
+        f"{held['resume']:.1f} GB what is left when the manifest has half of them. The last count takes "
+        f"{spent['count']:.0f} s with {held['count']:.1f} GB. The manifest has {listing['row_bytes']:.0f} bytes a "
+        f"photo, {manifest:.1f} GB in all (measured). To list a bucket takes {bucket:.0f} minutes more, {KEYS} keys "
+        f"at a time (estimated).",
         f"{results['date']}, {results['machine']}; medians of {results['rounds']} rounds in turns.",
     )
-    return "\n".join(words) + "\n"
+    return "\n\n".join(textwrap.fill(paragraph, 120) for paragraph in paragraphs) + "\n"
 
 
 def main() -> None:

@@ -266,7 +266,7 @@ def sample(pending: pa.Table, count: int, columns: Columns | None = None) -> lis
 def _packed(table: pa.Table) -> bytes:
     """A table, or a slice of one, alone, as bytes."""
     part = pa.BufferOutputStream()
-    with pa.ipc.new_stream(part, table.schema) as stream:
+    with pa.ipc.new_stream(part, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
         stream.write_table(table)
     return bytes(part.getvalue())
 
@@ -427,7 +427,7 @@ def work_off(
     place = pending.schema.get_field_index("source")
     pending = pending.set_column(place, "source", _absolute(pending["source"]))
     source = _Units(pending, suffix, columns or Columns())
-    tasks = len(source.get_read_tasks())
+    tasks = sum(1 for _ in _slices(pending))
     units = ray.data.read_datasource(source, num_cpus=0, concurrency=min(READERS, tasks), override_num_blocks=tasks)
     pool = ActorPoolStrategy(
         size=cluster.actors,

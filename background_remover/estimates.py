@@ -18,7 +18,7 @@ FIRST = 4  # of them that are not counted, since the first ones take longer
 GPUS = (1, 4, 16)
 # Not measured: what a GPU of a data centre can do at a quarter of what its arithmetic and its memory allow.
 GPU_RATE = 150.0  # photos a second
-ROW_BYTES = 200  # of the manifest, compressed, for a photo
+ROW_BYTES = 70  # of the manifest, compressed, for a photo: benchmarks/catalogues.py
 
 
 class Estimate(NamedTuple):

@@ -10,7 +10,6 @@ another; all that travels through it are names, or the bytes of files that lie i
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import os
 import re
@@ -19,9 +18,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,37 +33,25 @@ import ray
 from filelock import FileLock, Timeout
 from pyarrow import parquet
 from ray.data import ActorPoolStrategy, DataContext
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from background_remover import storage
 from background_remover.allocator import total_memory
-from background_remover.catalogue import Columns, choose_picture, name_results, read_catalogue
+from background_remover.catalogue import Columns, name_results, read_catalogue
 from background_remover.cutters import Cutter, Job, Order, WorkerError
 from background_remover.manifest import HIDDEN, SCHEMA, STATE, Manifest
 from background_remover.outputs import remove_leftovers
-from background_remover.photos import MAX_BYTES
+from background_remover.units import Units, slices
 from utilities import PhotoError
 
+logger = logging.getLogger(__name__)
+
+ENDED = "Ray has ended the work ({}): run it again, and see /tmp/ray/session_latest/logs."
 PART = "cutouts-{}.parquet"  # the name of a file of Parquet with results, with so many hexadecimal digits: 20
-UNIT = 16  # photos that an actor is given at once: what a lost one costs at most, twice over
-UNIT_BYTES = 32 << 20  # of photos that lie in Parquet, from which a unit has no more
-SLICE = 4096  # photos of which one task makes units
+LOCK = f"{HIDDEN}/lock"  # in the folder for results, while a run works on it
 READERS = 4  # of these tasks at once
 STORE = 1 << 30  # bytes of shared memory for what waits, on this machine
 CORES = 8  # of a node for one actor, each with a photo of its own
 CORES_BESIDE_GPU = 16  # that an actor with a GPU asks for at most
-JOB = pa.struct(
-    [
-        ("id", pa.string()),
-        ("source", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("version", pa.string()),
-        ("output", pa.string()),
-        ("data", pa.large_binary()),
-    ]
-)
 ROW = pa.struct(list(SCHEMA))
 
 
@@ -94,11 +80,12 @@ def pin(order: Order) -> Order:
 
     Its `way` is a hash of all that decides on how results look. Raises WeightsError.
     """
-    from background_remover.weights import load as load_weights
+    from background_remover.weights import BRIA, ISNET, load
 
-    weights = load_weights(order.weights)
+    weights = load(order.weights)
     named = order.weights or os.environ.get("RMBG_WEIGHTS") or weights.name
-    named = os.path.abspath(named) if os.path.exists(named) else named  # noqa: PTH100, PTH110
+    if named not in (BRIA, ISNET) and os.path.exists(named):  # noqa: PTH110
+        named = os.path.abspath(named)  # noqa: PTH100
     given = order.finish.background_image
     picture = Path(given).read_bytes() if isinstance(given, str | os.PathLike) else None
     plain = replace(order.finish, background_image=None)
@@ -148,10 +135,12 @@ def prepare(
         now = photos["version"].take(pc.index_in(done["id"], photos["id"]))
         done = done.filter(pc.fill_null(pc.equal(done["version"], now), False))
     if is_parquet(results):
-        done = _without_mixed(done, state.filter(pc.is_in(state["id"], photos["id"])))
-        others = state.filter(pc.invert(pc.is_in(state["id"], photos["id"])))
-        if not dry:
-            _drop_parts(results, {*done["output"].to_pylist(), *others["output"].to_pylist()})
+        is_here = pc.is_in(state["id"], photos["id"])
+        done = _without_mixed(done, state.filter(is_here))
+        if not dry:  # of photos that are no longer here, what lies in a file with others goes with these
+            again = state.filter(pc.and_(is_here, pc.invert(pc.is_in(state["id"], done["id"]))))["output"]
+            others = state.filter(pc.invert(is_here))["output"]
+            _drop_parts(results, {*done["output"].to_pylist(), *others.to_pylist()} - {*again.to_pylist()})
     pending = photos.filter(pc.invert(pc.is_in(photos["id"], done["id"])))
     if not is_parquet(results):
         taken = state.filter(pc.invert(pc.is_in(state["id"], pending["id"])))["output"].drop_null()
@@ -165,25 +154,27 @@ def _alone(results: str) -> Iterator[None]:
     if storage.is_remote(results):
         yield
         return
-    path = Path(results, HIDDEN, "lock")
+    lock = FileLock(Path(results, LOCK), timeout=0)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path, timeout=0):
-            yield
+        Path(results, LOCK).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout:
         raise BatchError(f"Another run works on '{Path(results).name}': wait for its end, or end it.") from None
     except OSError as error:
         raise BatchError(f"'{Path(results).name}' can't be written ({error.strerror}): name another folder.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _without_lost(done: pa.Table, results: str) -> pa.Table:
     """Without the rows of results that are not there, or not as long as they were."""
     found = [(entry.path, entry.size) for entry in storage.entries(results)]
     paths, sizes = [path for path, _ in found], [size for _, size in found]
-    place = pc.index_in(done["output"], pa.array(paths, pa.string()))
-    there = pa.array(sizes, pa.int64()).take(place.combine_chunks())
-    is_whole = pc.is_valid(there) if is_parquet(results) else pc.equal(there, done["output_bytes"].combine_chunks())
-    return done.filter(pc.or_(pc.is_null(done["output"].combine_chunks()), pc.fill_null(is_whole, False)))
+    there = pa.array(sizes, pa.int64()).take(pc.index_in(done["output"], pa.array(paths, pa.string())))
+    is_whole = pc.is_valid(there) if is_parquet(results) else pc.equal(there, done["output_bytes"])
+    return done.filter(pc.or_(pc.is_null(done["output"]), pc.fill_null(is_whole, False)))
 
 
 def _without_mixed(done: pa.Table, state: pa.Table) -> pa.Table:
@@ -199,106 +190,6 @@ def _drop_parts(results: str, kept: set[str | None]) -> None:
             storage.remove(storage.join(results, name))
 
 
-class _Units(Datasource):
-    """The photos that are to be done as rows that are units: a list of UNIT jobs at most."""
-
-    def __init__(self, pending: pa.Table, suffix: str, columns: Columns) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._pending, self._suffix, self._columns = pending, suffix, columns
-
-    def get_name(self) -> str:
-        """For Ray's own displays."""
-        return "Catalogue"
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Nobody knows, and nobody needs to."""
-        return None
-
-    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
-        """Tasks that make units, each out of SLICE photos; where these lie in Parquet, of one group of its rows."""
-        tasks = []
-        for start, count in _slices(self._pending):
-            make = partial(_units, _packed(self._pending.slice(start, count)), self._suffix, self._columns)
-            about = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-            tasks.append(ReadTask(make, about))
-        return tasks
-
-
-def _slices(pending: pa.Table) -> Iterator[tuple[int, int]]:
-    """Where slices begin, and how many photos they have: SLICE at most, and of one group of rows in Parquet."""
-    place = pending.select(["source", "group"]).combine_chunks()
-    in_rows = pc.greater_equal(place["group"], 0)
-    new = pc.or_(
-        pc.not_equal(place["source"].slice(1), place["source"].slice(0, max(0, len(place) - 1))),
-        pc.not_equal(place["group"].slice(1), place["group"].slice(0, max(0, len(place) - 1))),
-    )
-    new = pc.and_(new, in_rows.slice(1)) if len(place) > 1 else pa.chunked_array([pa.array([], pa.bool_())])
-    starts = [0, *(index + 1 for index in pc.indices_nonzero(new).to_pylist()), len(pending)]
-    for first, end in itertools.pairwise(starts):
-        for start in range(first, end, SLICE):
-            yield start, min(SLICE, end - start)
-
-
-def _units(packed: bytes, suffix: str, columns: Columns) -> Iterator[pa.Table]:
-    """The photos of a slice as units, with their bytes where they lie in Parquet."""
-    rows = pa.ipc.open_stream(packed).read_all().to_pylist()
-    jobs = [
-        Job(row["id"], row["source"], row["offset"], row["size"], row["version"], row["name"] + suffix) for row in rows
-    ]
-    if rows and rows[0]["group"] >= 0:
-        yield from map(_unit, _with_bytes(jobs, rows[0]["group"], columns))
-        return
-    for start in range(0, len(jobs), UNIT):
-        yield _unit(jobs[start : start + UNIT])
-
-
-def sample(pending: pa.Table, count: int, columns: Columns | None = None) -> list[Job]:
-    """So many jobs, or all, spread over a catalogue, with their bytes. Raises PhotoError."""
-    step = max(1.0, len(pending) / count)
-    rows = [int(number * step) for number in range(min(count, len(pending)))]
-    jobs: list[Job] = []
-    for row in rows:
-        packed = _packed(pending.slice(row, 1))
-        jobs += [Job(**job) for unit in _units(packed, "", columns or Columns()) for job in unit["jobs"].to_pylist()[0]]
-    return jobs
-
-
-def _packed(table: pa.Table) -> bytes:
-    """A table, or a slice of one, alone, as bytes."""
-    part = pa.BufferOutputStream()
-    with pa.ipc.new_stream(part, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
-        stream.write_table(table)
-    return bytes(part.getvalue())
-
-
-def _unit(jobs: list[Job]) -> pa.Table:
-    return pa.table({"jobs": pa.array([[job._asdict() for job in jobs]], pa.list_(JOB))})
-
-
-def _with_bytes(jobs: list[Job], group: int, columns: Columns) -> Iterator[list[Job]]:
-    """The jobs of one group of rows with their bytes, UNIT or some UNIT_BYTES of them at a time."""
-    wanted = {job.offset: job for job in jobs}
-    unit: list[Job] = []
-    row = 0
-    with storage.open_file(jobs[0].source) as opened:
-        file = parquet.ParquetFile(opened)
-        name, _ = choose_picture(file.schema_arrow, columns.picture)
-        for batch in file.iter_batches(UNIT, row_groups=[group], columns=[name]):
-            column = batch.column(0)
-            for picture in column.field("bytes") if pa.types.is_struct(column.type) else column:
-                job = wanted.get(row)
-                row += 1
-                if job is None:
-                    continue
-                # none is told as an empty file, and one that is too large need not be carried to its end
-                unit.append(job._replace(data=(picture.as_py() or b"")[: MAX_BYTES + 1]))
-                if len(unit) == UNIT or sum(len(job.data or b"") for job in unit) > UNIT_BYTES:
-                    yield unit
-                    unit = []
-    if unit:
-        yield unit
-
-
 class _Actor:
     """What Ray keeps busy: a Cutter, for which each call is a unit."""
 
@@ -306,6 +197,10 @@ class _Actor:
         self._results = results
         self._cutter: Cutter | WorkerError
         try:
+            if not storage.is_remote(results) and not Path(results, LOCK).exists():
+                raise WorkerError(
+                    f"'{Path(results).name}' is not there on all machines: name a folder that they share."
+                )
             self._cutter = Cutter(order)
         except WorkerError as error:  # raised here, it would come with pages of Ray's own
             self._cutter = error
@@ -345,12 +240,16 @@ def size_cluster(nodes: Iterable[dict[str, float]], device: str | None, actors: 
     """One actor for each GPU, or for up to CORES cores of a node, of nodes with so many "CPU" and "GPU"."""
     nodes = [node for node in nodes if node.get("CPU", 0) >= 1]
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
+    if device == "cuda" and not with_gpus:  # they may come yet
+        return Cluster(actors or 1, 1, 1)
     if with_gpus and device in (None, "cuda"):
         beside = min(int(node["CPU"] // node["GPU"]) for node in with_gpus)
         most = sum(int(node["GPU"]) for node in with_gpus)
         return Cluster(actors or most, max(1, min(beside, CORES_BESIDE_GPU)), 1)
-    cores = min([CORES, *(int(node["CPU"]) for node in nodes)])
-    return Cluster(actors or max(1, sum(int(node["CPU"]) // cores for node in nodes)), cores, 0)
+    most = min(CORES, max((int(node["CPU"]) for node in nodes), default=1))
+    large = [int(node["CPU"]) for node in nodes if node["CPU"] >= most / 2]  # small ones would make all actors small
+    cores = min([most, *large])
+    return Cluster(actors or max(1, sum(count // cores for count in large)), cores, 0)
 
 
 @contextmanager
@@ -360,6 +259,7 @@ def connected(address: str | None, dashboard: bool = False) -> Iterator[None]:
     Raises BatchError.
     """
     local: dict[str, Any] = {
+        "address": "local",  # whatever other cluster there is
         "num_cpus": available_cores(),
         "include_dashboard": dashboard,
         "object_store_memory": min(STORE, total_memory() // 8),
@@ -377,13 +277,17 @@ def connected(address: str | None, dashboard: bool = False) -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             with chdir(folder), _without_stderr():
-                ray.init(**({"address": address} if address else local), log_to_driver=False, configure_logging=False)
+                options = {"address": address} if address else local
+                session = ray.init(**options, log_to_driver=False, configure_logging=False)
         except Exception as error:  # ConnectionError and others, by what fails
             where = f"at '{address}'" if address else "on this machine"
             raise BatchError(
                 f"Ray can't be reached {where} ({type(error).__name__}): check the address, and set RAY_AUTH_MODE, "
                 "and the token, if it asks for one."
             ) from error
+        if dashboard:
+            token = "" if address else f", with the token {os.environ['RAY_AUTH_TOKEN']}"
+            logger.warning("Ray's dashboard: http://%s%s", session.dashboard_url, token)
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -408,8 +312,12 @@ def _without_stderr() -> Iterator[None]:
 
 
 def available_cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The processors that this process may use, also where a container has a part of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # "max" instead of microseconds, or no such file
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
 
 
 def work_off(
@@ -426,8 +334,8 @@ def work_off(
     suffix = "" if is_parquet(results) else order.finish.suffix
     place = pending.schema.get_field_index("source")
     pending = pending.set_column(place, "source", _absolute(pending["source"]))
-    source = _Units(pending, suffix, columns or Columns())
-    tasks = sum(1 for _ in _slices(pending))
+    source = Units(pending, suffix, columns or Columns())
+    tasks = sum(1 for _ in slices(pending))
     units = ray.data.read_datasource(source, num_cpus=0, concurrency=min(READERS, tasks), override_num_blocks=tasks)
     pool = ActorPoolStrategy(
         size=cluster.actors,
@@ -460,7 +368,11 @@ def _absolute(sources: pa.ChunkedArray) -> pa.ChunkedArray:
 def _why(error: BaseException) -> str:
     """The sentence of an error that Ray has wrapped."""
     found = re.search(r"(?:WorkerError|PhotoError): (.*)", str(error))
-    return found[1] if found else f"Ray has ended the work ({type(error).__name__}): run it again, and see Ray's log."
+    return (
+        found[1]
+        if found
+        else f"Ray has ended the work ({type(error).__name__}): run it again, and see /tmp/ray/session_latest/logs."
+    )
 
 
 def run(
@@ -497,5 +409,7 @@ def run(
         finally:
             catalogue.manifest.flush()
         catalogue.manifest.merge()
+        if is_parquet(results):  # of a worker of a run that was killed, which went on for some seconds
+            _drop_parts(results, {*catalogue.manifest.read("output")["output"].to_pylist()})
         catalogue.manifest.write_csv()
-        return catalogue.manifest.count(catalogue.photos["id"])
+        return catalogue.manifest.count(catalogue.photos["id"], order.way)

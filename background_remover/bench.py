@@ -199,6 +199,8 @@ class _Bench:
 
 def _read(job: Job) -> bytes:
     """The bytes of a photo's file. Raises PhotoError."""
+    if job.reason:
+        raise PhotoError(job.reason) from OSError(job.reason)
     if job.data is not None:
         return job.data
     return storage.read(job.source, job.offset, job.size) if job.offset >= 0 else storage.read(job.source)

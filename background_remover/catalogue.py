@@ -34,7 +34,10 @@ SCHEMA = pa.schema(
         ("offset", pa.int64()),  # of its bytes in a tar, of its row in a group of Parquet, -1 for a file of its own
         ("size", pa.int64()),  # of its bytes, -1 if that is not known
         ("group", pa.int32()),  # of rows in Parquet, -1 elsewhere
-        ("version", pa.string()),  # what changes whenever the photo does, "" if that is not known
+        (
+            "version",
+            pa.string(),
+        ),  # what changes whenever the photo does; of a URL, whenever that does; "" if nothing is known
         ("name", pa.string()),  # of its result, without an extension
     ]
 )
@@ -335,7 +338,7 @@ def _rows_of_paths(photos: pa.Table, folder: str) -> Iterator[Row]:
         if not storage.is_remote(path) and not path.startswith("/"):
             path = join(folder, path)
         if storage.is_remote(path):
-            yield key, path, -1, -1, -1, "", name
+            yield key, path, -1, -1, -1, sha256(path.encode()).hexdigest()[:16], name  # what it has is not looked at
         else:
             size, version = storage.look_at(path)
             yield key, _printable_source(path), -1, size, -1, version, name

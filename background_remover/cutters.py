@@ -93,6 +93,7 @@ class Job(NamedTuple):
     version: str
     output: str
     data: bytes | None = None
+    reason: str | None = None  # why they can't be had, in one sentence
 
 
 @dataclass(eq=False)

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from background_remover import batch
 from background_remover.catalogue import Columns, read_catalogue
-from background_remover.cutters import Cutter, Job, Order
+from background_remover.cutters import Cutter, Order
+from background_remover.units import sample
 
 SAMPLE = 24  # photos, spread over the catalogue
 FIRST = 4  # of them that are not counted, since the first ones take longer
@@ -45,7 +46,7 @@ def estimate(
     photos = read_catalogue(source, results, columns)
     pending = batch.prepare(photos, results, order, retry_failed=retry_failed, dry=True).pending
     sizes = pending["size"].filter(pc.greater_equal(pending["size"], 0))
-    jobs = batch.sample(pending, SAMPLE, columns)
+    jobs = sample(pending, SAMPLE, columns)
     if not jobs:
         return Estimate(len(photos), len(pending), 0, True)
     cores = batch.available_cores()
@@ -68,7 +69,7 @@ def estimate(
     gpu_rate = min(GPU_RATE, batch.CORES_BESIDE_GPU / max(1e-3, statistics.mean(outside))) if outside else GPU_RATE
     result_bytes = statistics.mean(len(data) for _, data in made)
     known = len(sizes) == len(pending)
-    mean = pc.mean(sizes).as_py() if len(sizes) else statistics.mean(_bytes_of(job) for job in jobs)
+    mean = pc.mean(sizes).as_py() if len(sizes) else statistics.mean(len(job.data or b"") for job in jobs)
     return Estimate(
         photos=len(photos),
         pending=len(pending),
@@ -83,7 +84,3 @@ def estimate(
         output_bytes=result_bytes * len(pending),
         manifest_bytes=ROW_BYTES * len(photos),
     )
-
-
-def _bytes_of(job: Job) -> int:
-    return len(job.data or b"")

@@ -113,9 +113,10 @@ class Manifest:
             for table in self._tables([], True):
                 writer.write_table(table)
 
-    def count(self, ids: pa.ChunkedArray) -> dict[str, int]:
-        """How many of these photos have each status, "missing" where there is no row for one."""
-        state = self.read("id", "status")
+    def count(self, ids: pa.ChunkedArray, way: str) -> dict[str, int]:
+        """How many of these photos have each status, "missing" where there is no row for one, made in this way."""
+        state = self.read("id", "status", "way")
+        state = state.filter(pc.equal(state["way"], way))
         found = pc.value_counts(
             state["status"].take(pc.index_in(ids, value_set=state["id"])).fill_null("missing")
         ).to_pylist()
@@ -186,4 +187,6 @@ def _told(name: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, KeyError) as error:
         short = "/".join(name.split("/")[-2:])
-        raise PhotoError(f"'{short}' is damaged: delete it, and the photos that it tells of are done again.") from error
+        raise PhotoError(
+            f"'{short}' can't be read: try again; if that stays so, move it away, and its photos are done again."
+        ) from error

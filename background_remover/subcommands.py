@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from background_remover.cutout import Finish
     from background_remover.estimates import Estimate
 
-SOME_FAILED, INTERRUPTED = 1, 130  # exit codes
+SOME_FAILED, STOPPED, INTERRUPTED = 1, 3, 130  # exit codes
 TELL_EVERY = 30.0  # seconds between two lines on progress, where there is no terminal
 
 
@@ -98,13 +98,14 @@ def batch_command(
     INPUT is a folder, a pattern, a text file of paths or URLs, a bucket (s3://, gs:// and others), Parquet with
     pictures or their paths, or tars as WebDataset has them. OUTPUT is a folder, also of a bucket, or NAME.parquet.
     manifest.parquet and manifest.csv there say of each photo what became of it. The same command again does what is
-    left. The exit code is 0 if all are done, 1 if some are not, 2 if the call was wrong, 130 if it was ended.
+    left. The exit code is 0 if all are done, 1 if some are not, 2 if an option was wrong, 3 if it can't go on, and
+    130 if it was ended.
     """
     log_for_people()
     try:
         from background_remover import batch, estimates
         from background_remover.catalogue import Columns
-        from background_remover.cutters import Order
+        from background_remover.cutters import Order, WorkerError
     except ImportError as error:
         raise click.ClickException(
             f"Catalogues need more packages ({error.name} is not there): pip install -r requirements-batch.txt"
@@ -131,8 +132,9 @@ def batch_command(
                 dashboard=dashboard,
                 tell=display.tell,
             )
-        except (PhotoError, WeightsError, EngineError, batch.BatchError) as error:
-            raise click.ClickException(shown(str(error))) from None
+        except (PhotoError, WeightsError, EngineError, WorkerError, batch.BatchError) as error:
+            click.echo(f"Error: {shown(str(error))}", err=True)
+            ctx.exit(STOPPED)
         except KeyboardInterrupt:
             click.echo("Ended: what is done stays, and the same command does the rest.", err=True)
             ctx.exit(INTERRUPTED)
@@ -152,8 +154,9 @@ def summary_of(counts: dict[str, int]) -> str:
 def show_estimate(estimate: Estimate) -> None:
     """What a catalogue would take, each figure with where it is from."""
     click.echo(
-        f"{estimate.photos:,} photos, {estimate.pending:,} of them to be done, {estimate.input_bytes / 1e9:,.1f} GB"
-        f"{'' if estimate.input_is_known else ' (estimated)'}."
+        f"{estimate.photos:,} photos, {estimate.pending:,} of them to be done"
+        + (f", {estimate.input_bytes / 1e9:,.1f} GB" if estimate.input_bytes else "")
+        + ("." if estimate.input_is_known or not estimate.input_bytes else " (estimated).")
     )
     if not estimate.sampled:
         return

@@ -193,7 +193,7 @@ def list_and_resume(source: str, results: str) -> None:
     found |= {"resume_seconds": time.perf_counter() - start, "resume_peak": held()}
     found["row_bytes"] = Path(manifest.path).stat().st_size / len(half)
     start = time.perf_counter()
-    counts = manifest.count(photos["id"])
+    counts = manifest.count(photos["id"], order.way)
     assert counts["missing"] == len(photos) - len(half)
     print(json.dumps(found | {"count_seconds": time.perf_counter() - start, "count_peak": held()}))
 

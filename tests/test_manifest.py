@@ -92,8 +92,10 @@ def test_a_manifest_of_nothing_is_empty(results):
     assert manifest.read(*STATE).schema == pa.schema([SCHEMA.field(name) for name in STATE])
     manifest.flush()
     manifest.merge()
-    assert manifest.count(pa.chunked_array([["a", "b"]], pa.string())) == dict.fromkeys(STATUSES, 0) | {"missing": 2}
-    assert manifest.count(pa.chunked_array([], pa.string())) == dict.fromkeys((*STATUSES, "missing"), 0)
+    assert manifest.count(pa.chunked_array([["a", "b"]], pa.string()), "w") == dict.fromkeys(STATUSES, 0) | {
+        "missing": 2
+    }
+    assert manifest.count(pa.chunked_array([], pa.string()), "w") == dict.fromkeys((*STATUSES, "missing"), 0)
     assert parts(results) == []
     manifest.write_csv()
     assert storage.read(manifest.csv).decode().splitlines() == [",".join(f'"{name}"' for name in COLUMNS)]
@@ -291,10 +293,11 @@ def test_photos_are_counted_each_once_and_others_not(results):
     manifest = add(results, *rows, row("done 0", "failed"), row("elsewhere"))
     ids = pa.chunked_array([[row["id"] for row in rows], ["new", "newer"]], pa.string())
     counts = {"done": 2, "no subject": 3, "refused": 3, "failed": 4, "missing": 2}
-    assert manifest.count(ids) == counts
+    assert manifest.count(ids, "w") == counts
     manifest.merge()
-    assert manifest.count(ids) == counts
-    assert manifest.count(ids.slice(0, 1)) == dict.fromkeys(counts, 0) | {"failed": 1}
+    assert manifest.count(ids, "w") == counts
+    assert manifest.count(ids, "another way")["missing"] == len(ids)
+    assert manifest.count(ids.slice(0, 1), "w") == dict.fromkeys(counts, 0) | {"failed": 1}
 
 
 def test_the_csv_says_what_the_parquet_says(results):
@@ -321,9 +324,9 @@ def test_a_part_that_is_damaged_is_named(tmp_path, data):
     part = tmp_path / HIDDEN / name
     part.write_bytes(part.read_bytes()[:-20] if data is None else data)
     manifest = Manifest(str(tmp_path))
-    for work in (lambda: manifest.read("id"), manifest.merge, lambda: manifest.count(pa.chunked_array([["a"]]))):
+    for work in (lambda: manifest.read("id"), manifest.merge, lambda: manifest.count(pa.chunked_array([["a"]]), "w")):
         told = sentence(work)
-        assert told == f"'{HIDDEN}/{name}' is damaged: delete it, and the photos that it tells of are done again."
+        assert told.startswith(f"'{HIDDEN}/{name}' can't be read: try again")
     assert part.exists()
     part.unlink()
     assert rows_of(Manifest(str(tmp_path))) == []
@@ -336,7 +339,7 @@ def test_a_merged_file_that_is_damaged_or_another_one_is_named(tmp_path):
         path.unlink()
         parquet.write_table(pa.table({"id": ["a"], "other": [1]}), path) if data is None else path.write_bytes(data)
         told = sentence(Manifest(str(tmp_path)).read, *STATE)
-        assert f"'{tmp_path.name}/manifest.parquet' is damaged" in told
+        assert f"'{tmp_path.name}/manifest.parquet' can't be read" in told
         assert str(tmp_path) not in told
 
 

@@ -34,10 +34,7 @@ SCHEMA = pa.schema(
         ("offset", pa.int64()),  # of its bytes in a tar, of its row in a group of Parquet, -1 for a file of its own
         ("size", pa.int64()),  # of its bytes, -1 if that is not known
         ("group", pa.int32()),  # of rows in Parquet, -1 elsewhere
-        (
-            "version",
-            pa.string(),
-        ),  # what changes whenever the photo does; of a URL, whenever that does; "" if nothing is known
+        ("version", pa.string()),  # what changes whenever the photo does, or its URL; "" if nothing is known
         ("name", pa.string()),  # of its result, without an extension
     ]
 )

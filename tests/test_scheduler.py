@@ -144,7 +144,7 @@ def test_no_more_is_given_out_than_there_is_and_all_of_it_comes_back(scheduler, 
         kind = chance.choice(("photo", "photo", "edit", "batch"))
         byte_count = chance.choice((1, 10, 40, 60, 100, 101, 400, 700, 5000))
         client = Client(f"session {number % 7}", f"address {number % 5}")
-        arguments = (kind, byte_count, chance.random() * 0.03, chance.random() < 0.2, client)
+        arguments = (kind, byte_count, 0.05 + chance.random() * 0.05, chance.random() < 0.2, client)
         threads.append(threading.Thread(target=run, args=arguments))
         threads[-1].start()
     for thread in threads:

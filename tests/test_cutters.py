@@ -209,9 +209,9 @@ def test_neither_processes_that_end_nor_cutters_leave_anything(start):
         for pid in children() - before[2]:
             os.kill(pid, signal.SIGKILL)
         check([job(number)], cutter.cut([job(number)]), {})
-    assert until(lambda: (descriptors(), threading.active_count()) == with_one)
+    assert until(lambda: descriptors() <= with_one[0] and threading.active_count() <= with_one[1])
     cutter.close()
-    assert until(lambda: (descriptors(), threading.active_count(), children()) == before)
+    assert until(lambda: descriptors() <= before[0] and (threading.active_count(), children()) == before[1:])
 
 
 # --- what can't start ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from unittest.mock import patch
 
 from moto.backends import get_backend
@@ -31,6 +32,10 @@ class Bucket:
 
     def get(self, key: str) -> bytes:
         return self._s3.get_object(BUCKET, key).value
+
+    def written(self, key: str) -> datetime:
+        """When that was."""
+        return self._s3.get_object(BUCKET, key).last_modified
 
     def keys(self) -> list[str]:
         return sorted(self._s3.buckets[BUCKET].keys)

@@ -26,6 +26,7 @@ from background_remover import BackgroundRemover, Cutout, weights
 from briarmbg import BriaRMBG
 
 if TYPE_CHECKING:
+    from buckets import Bucket
     from playwright.sync_api import Browser, Page
 
 
@@ -245,3 +246,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs the right to mount")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def bucket_server() -> Iterator[Bucket]:
+    from buckets import serving_bucket  # which takes a second to import
+
+    with serving_bucket() as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def bucket(bucket_server: Bucket) -> Bucket:
+    """A bucket with nothing in it, on a real S3 server of this machine."""
+    bucket_server.empty()
+    return bucket_server

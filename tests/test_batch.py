@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from background_remover import Finish, batch, cli, weights
 from background_remover.catalogue import read_catalogue
-from background_remover.cutters import Order
+from background_remover.cutters import SECONDS, Order
 from background_remover.manifest import SCHEMA, Manifest
 from background_remover.outputs import is_whole
 
@@ -242,6 +242,13 @@ def test_what_was_called_wrongly_is_told_and_changes_nothing(tmp_path, monkeypat
     assert {*tmp_path.rglob("*")} == before
 
 
+def test_the_time_for_a_photo_is_what_the_command_and_the_readme_say():
+    option = next(option for option in cli.cutout.commands["batch"].params if option.name == "timeout")
+    assert option.default == SECONDS
+    assert f"[{SECONDS:.0f}]" in option.help
+    assert f"`--timeout` ({SECONDS:.0f} seconds)" in (ROOT / "README.md").read_text()
+
+
 def test_one_run_at_a_time_works_on_a_folder(tmp_path):
     fill(tmp_path / "in", 1)
     with batch._alone(str(tmp_path / "out")), pytest.raises(batch.BatchError, match="Another run works on 'out'"):
@@ -406,7 +413,7 @@ def test_folder_parquet_tar_and_bucket_give_the_same_bytes_as_the_command_line(t
     parquet.write_table(table, tmp_path / "photos.parquet")
     subprocess.run(["tar", "-cf", tmp_path / "photos.tar", "-C", photos, "person.jpg", "cat.jpg"], check=True)
     for path in photos.iterdir():
-        bucket.put_object(Bucket="shop", Key=f"in/{path.name}", Body=path.read_bytes())
+        bucket.put(f"in/{path.name}", data=path.read_bytes())
     single = [sys.executable, "-m", "background_remover", str(photos), "-o", str(tmp_path / "single")]
     subprocess.run(single, env=environment(), check=True, capture_output=True)
     truth = {name: (tmp_path / "single" / f"{name}.png").read_bytes() for name in ("person", "cat")}
@@ -418,35 +425,18 @@ def test_folder_parquet_tar_and_bucket_give_the_same_bytes_as_the_command_line(t
         assert done.returncode == 0, done.stderr
         assert "2 photos: 2 done" in done.stderr
         assert {name: (out / below / f"{name}.png").read_bytes() for name in truth} == truth
-    done = command("s3://shop/in", "s3://shop/out")
+    done = command(f"{bucket.name}/in", f"{bucket.name}/out")
     assert done.returncode == 0, done.stderr
     for name, data in truth.items():
-        assert bucket.get_object(Bucket="shop", Key=f"out/{name}.png")["Body"].read() == data
-    again = command("s3://shop/in", "s3://shop/out")
+        assert bucket.get(f"out/{name}.png") == data
+    before = {name: bucket.written(f"out/{name}.png") for name in truth}
+    again = command(f"{bucket.name}/in", f"{bucket.name}/out")
     assert again.returncode == 0, again.stderr
+    assert {name: bucket.written(f"out/{name}.png") for name in truth} == before  # nothing was left to do
     done = command(photos, tmp_path / "rows.parquet")
     assert done.returncode == 0, done.stderr
     rows = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
     assert {row["id"].removesuffix(".jpg"): row["image"] for row in rows} == truth
-
-
-@pytest.fixture
-def bucket(monkeypatch) -> Iterator[object]:
-    """A client for a real S3 server on the loopback, with a bucket "shop"."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
-    settings |= {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_EC2_METADATA_DISABLED": "true"}
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3", region_name="us-east-1")
-    client.create_bucket(Bucket="shop")
-    yield client
-    server.stop()
 
 
 @pytest.mark.slow

@@ -4,13 +4,11 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from buckets import Bucket, serving_bucket
 from catalogues import BAD_NAME, check_names, fill, ids, make_tar, names, rows, save, sentence
 from pyarrow import parquet
 
@@ -18,18 +16,6 @@ from background_remover import storage
 from background_remover.catalogue import CHUNK, SCHEMA, name_results, read_catalogue
 from background_remover.finding import without_results
 from utilities import PhotoError
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    with serving_bucket() as bucket:
-        yield bucket
-
-
-@pytest.fixture
-def bucket(server: Bucket) -> Bucket:
-    server.empty()
-    return server
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from buckets import Bucket, serving_bucket
 from helpers import ROOT
 from pyarrow import parquet
 
@@ -28,19 +27,12 @@ from utilities import PhotoError
 COLUMNS = SCHEMA.names
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    with serving_bucket() as bucket:
-        yield bucket
-
-
 @pytest.fixture(params=["disk", "bucket"])
 def results(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A folder for results on a disk and in a bucket."""
     if request.param == "disk":
         return str(tmp_path / "out")
-    bucket = request.getfixturevalue("server")
-    bucket.empty()
+    bucket = request.getfixturevalue("bucket")
     return f"{bucket.name}/out"
 
 

@@ -6,13 +6,11 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pyarrow as pa
 import pytest
-from buckets import Bucket, serving_bucket
 from helpers import LEAK, ROOT
 from pyarrow import fs
 
@@ -22,18 +20,6 @@ from utilities import PhotoError
 
 ODD_KEYS = ["a b.jpg", "p%20q.jpg", "what?.jpg", "a+b.jpg", "ü.jpg", "#1.jpg", "[1].jpg", "x&y=z.jpg", "d/e/f.jpg"]
 BAD_NAME = os.fsdecode(b"\xff\xe9.jpg")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    with serving_bucket() as bucket:
-        yield bucket
-
-
-@pytest.fixture
-def bucket(server: Bucket) -> Bucket:
-    server.empty()
-    return server
 
 
 def paths(folder: str | Path) -> list[str]:

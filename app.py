@@ -21,6 +21,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,13 @@ from background_remover.compositing import BLUR
 from background_remover.framing import MARGIN
 from background_remover.page import gradio_overrides
 from background_remover.page.blocks import CheckedBlocks
-from background_remover.page.bodies import MAX_BYTES, MAX_FILES
+from background_remover.page.bodies import MAX_BYTES, MAX_FILES, fetch_upload
 from background_remover.page.components import (
     THEME,
+    custom,
+    describe,
     folder_input,
+    head,
     photo_input,
     photos_input,
     picture,
@@ -59,22 +63,21 @@ from background_remover.page.controls import (
     frame_controls,
     read_controls,
 )
-from background_remover.page.guard import listeners
+from background_remover.page.guard import client_address, listeners
 from background_remover.page.pictures import (
     PREVIEW,
     THUMBNAIL,
-    Work,
+    make_file,
     open_cutout,
     recent,
     save_cutout,
     save_matte,
     save_preview,
-    show_matte,
-    show_nothing,
     show_result,
+    show_view,
 )
-from background_remover.page.requests import by_name, plainly
-from background_remover.page.strokes import Stroke, read_strokes
+from background_remover.page.requests import by_name, plain_errors, plainly
+from background_remover.page.state import Work, read_number, read_state
 from background_remover.page.turns import (
     BatchTurns,
     check_count,
@@ -102,7 +105,6 @@ except (SettingError, WeightsError, EngineError) as error:
     raise SystemExit(str(error)) from None
 
 PACKAGE = Path(background_remover.__file__).parent
-ASSETS = PACKAGE / "page"
 # in the package where it was installed, else beside this file
 PHOTOS = next(filter(Path.is_dir, (PACKAGE / "examples", Path(__file__).parent / "examples")), PACKAGE)
 EXAMPLES = file_store().add_examples(sorted(PHOTOS.glob("*.[jp][pn]g")))
@@ -239,78 +241,84 @@ def batch(
 # What follows a photo is derived from the upload and the network's matte of it, so that no change asks it again.
 # Handlers give values by the names of components, see `by_name`; `*controls` are those of `read_controls`.
 
-SHOWN = {"JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"}  # what a browser shows as it is
+
+def refused(reason: str, *inputs: Any) -> dict[str, Any]:
+    """The page where a change came to nothing: the sentence that says why, and no download."""
+    number = max(map(read_number, inputs))
+    return {"status": status_text(reason, bad=True), "cutout": {"answered": number, "failed": True}}
 
 
-def read_brush(value: Any) -> tuple[Stroke, ...]:
-    """The strokes in what the brush sent, see `page/touchup.js`. Raises PhotoError."""
-    return read_strokes(value.get("strokes", []) if isinstance(value, dict) else [])
-
-
-@plainly("photo", on_page=True, refused=lambda reason: show_nothing(status_text(reason, bad=True)))
-def on_photo(photo: Upload | None, work: Work | None, refine: bool, *controls: Any) -> dict[str, Any]:
-    """A new photo: the only handler here that runs the network."""
-    if photo is None:
-        return show_nothing("")
-    if work and photo in (work.photo, work.preview):  # the page tells of our own changes, too
-        return {}
+@plainly("photo", on_page=True, refused=refused)
+def on_photo(photo: Upload | None, sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
+    """A new photo: the only handler of this tab that runs the network."""
+    state = read_state(sent)
+    if photo is None or (state.work and photo in (state.work.photo, state.work.preview)):
+        return {}  # the page tells of our own changes, too
     start = time.perf_counter()
-    finish, wrong = read_controls(*controls), ""
-    try:
-        with page_turn(photo, finish):
-            rough = remover(open_upload(photo), foreground=False)
-            small = rough.preview(PREVIEW).photo
-            preview = save_preview(small.opaque(), photo, "preview", small.icc)
-            work = Work(photo, save_matte(rough, photo), preview, (refine, *controls))
-            cutouts = open_cutout(work, refine, (), rough)
-            shown = show_matte(work, cutouts) | ({} if rough.photo.format in SHOWN else {"photo": preview})
-            try:
-                shown |= show_result(work, cutouts, finish)
-            except PhotoError as error:  # a control can't be as it is; the photo stays, and takes the next change
-                wrong = str(error)
-    except PhotoError as error:  # not raised, so that the last photo's pictures leave the page
-        return show_nothing(status_text(str(error), bad=True))
-    if wrong:
-        return show_nothing(status_text(wrong, bad=True)) | {"work": work} | shown
-    seconds = time.perf_counter() - start
-    height, width = rough.photo.shape
-    text = f"Done in {seconds:.1f} s, {width} × {height} pixels."
+    finish = read_controls(*controls)
+    with page_turn(photo, finish):
+        rough = remover(open_upload(photo), foreground=False)
+        small = rough.preview(PREVIEW).photo
+        work = Work(photo, save_matte(rough, photo), save_preview(small.opaque(), photo, "preview", small.icc))
+        pair = open_cutout(work, refine, (), rough)
+        state = state._replace(work=work, strokes=(), have="")
+        try:
+            shown = show_result(state, work, pair, finish, refine)
+        except PhotoError as error:  # a control can't be as it is; the photo stays, and takes the next change
+            return show_result(state, work, pair, Finish(), refine) | refused(str(error), sent)
+    took = time.perf_counter() - start
+    shown["cutout"]["took"] = took
+    text = describe(finish, shown["cutout"]["size"], took=took)
     if not rough.found:
-        text = "Nothing in this photo stands out as the subject: try another photo, or paint it in under 'Touch up'."
-    return {"work": work, "status": status_text(text, bad=not rough.found)} | shown
+        text = "Nothing in this photo stands out as the subject: try another photo, or paint it in with 'Touch up'."
+    return {"photo": work.preview, "status": status_text(text, bad=not rough.found)} | shown
 
 
-@plainly("edit", on_page=True)
-def on_touch(work: Work | None, refine: bool, brush: Any, *controls: Any) -> dict[str, Any]:
-    """Another matte: refined or not, and with what the brush brought back or removed."""
-    if work is None:
-        return {}
-    strokes = read_brush(brush)
-    finish = read_controls(*controls)
-    with page_turn(work.photo, finish):
-        cutouts = open_cutout(work, refine, strokes)
-        return show_matte(work, cutouts, len(strokes)) | show_result(work, cutouts, finish)
-
-
-@plainly("edit", on_page=True)
-def on_finish(work: Work | None, refine: bool, brush: Any, *controls: Any) -> dict[str, Any]:
-    """Another background, frame or format for the matte at hand."""
-    if work is None:
+@plainly("edit", on_page=True, refused=refused)
+def on_look(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
+    """Another look of the same photo: its background, its frame, its edges, or what the brush changed."""
+    state = read_state(sent)
+    if state.work is None:
         return {}
     finish = read_controls(*controls)
-    with page_turn(work.photo, finish):
-        return show_result(work, open_cutout(work, refine, read_brush(brush)), finish)
+    with page_turn(state.work.photo, finish):
+        pair = open_cutout(state.work, refine, state.strokes)
+        shown = show_result(state._replace(took=0), state.work, pair, finish, refine)
+    return {"status": status_text(describe(finish, shown["cutout"]["size"]))} | shown
 
 
-@plainly("edit", on_page=True)
-def on_photo_done(work: Work | None, refine: bool, *controls: Any) -> dict[str, Any]:
-    """What was chosen while the network had the photo."""
-    if work is None or work.choices == (refine, *controls):
+@plainly("edit")
+def on_zoom(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
+    """The full pixels of what is in view."""
+    state = read_state(sent)
+    if state.work is None:
         return {}
     finish = read_controls(*controls)
-    with page_turn(work.photo, finish):
-        cutouts = open_cutout(work, refine, ())
-        return show_matte(work, cutouts) | show_result(work, cutouts, finish)
+    with page_turn(state.work.photo, finish):
+        return show_view(state, state.work, refine, finish)
+
+
+@plainly("edit", refused=lambda reason, *_: {"status": status_text(reason, bad=True), "made": None})
+def on_file(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
+    """The file itself, for the download, the clipboard, or to say how large it is."""
+    state = read_state(sent)
+    if state.work is None:
+        return {"made": None}
+    finish = read_controls(*controls)
+    if "mask" in (state.mode, state.task):
+        finish = replace(finish, background="transparent", background_image=None, output="matte")
+    if state.task:
+        finish = replace(finish, format="png", quality=None)
+    with page_turn(state.work.photo, finish):
+        made = make_file(state, state.work, refine, finish)
+    text = describe(finish, made["size"], byte_count=made["bytes"], took=state.took)
+    return {"made": made} | ({} if state.task else {"status": status_text(text)})
+
+
+async def on_link(address: str, request: gr.Request) -> Upload:
+    """A photo by its address on the web."""
+    with plain_errors("on_link"):
+        return await fetch_upload(address.strip(), client_address(request.request))
 
 
 @plainly("batch")
@@ -366,7 +374,8 @@ def show_running(running: bool) -> dict[str, Any]:
 # --- the layout; an elem_id is a promise too, since people script the page --------------------------------
 
 AT_ONCE: dict[str, Any] = {"concurrency_limit": None}  # whose turn it is is ours to say, see `scheduler`
-TOUCH_UP = {part: (ASSETS / f"touchup.{part}").read_text() for part in ("html", "css", "js")}
+STATE: dict[str, Any] = {"js": "(_, ...rest) => [page.stage.state(), ...rest]"}  # instead of the stage's own value
+QUIET: dict[str, Any] = {"show_progress": "hidden"} | PRIVATE | AT_ONCE  # the stage says itself that it waits
 
 
 def build_api() -> None:
@@ -405,82 +414,63 @@ def build_api() -> None:
 
 def build_one() -> None:
     """The tab for one photo."""
-    work = gr.State()
-    with gr.Row(equal_height=True):
-        photo = photo_input(label="Photo", elem_id="photo", sources=["upload", "clipboard", "webcam"], height=380)
-        matte = picture("Matte", elem_id="matte", height=380)
-        cutout = picture("Cutout", elem_id="cutout", elem_classes=["checker"], height=380)
-    with gr.Row(elem_classes=["bar"]):
-        with gr.Column(scale=3, min_width=260):
+    with gr.Column(elem_classes=["editor"], elem_id="editor"):
+        with gr.Row(elem_classes=["panes"]):
+            photo = photo_input(label="Photo", elem_id="photo", sources=["upload", "clipboard", "webcam"])
+            with gr.Column(elem_classes=["pane"], elem_id="matte-pane", min_width=0):
+                matte = picture("Mask", elem_id="matte")
+            cutout = custom("stage", elem_id="cutout")
+        with gr.Row(elem_classes=["bar"]):
             status = status_line("status")
-        download_format = format_control()
-        download = gr.DownloadButton(
-            "Download", variant="primary", interactive=False, elem_id="download", min_width=150
+            refine = gr.Checkbox(True, label="Refine edges", container=False, elem_id="refine", min_width=120)
+            download_format = format_control()
+            copy = gr.Button("Copy", interactive=False, elem_id="copy", min_width=80)
+            download = gr.Button("Download", variant="primary", interactive=False, elem_id="download", min_width=150)
+        controls: list[Any] = [*background_controls(), *frame_controls(), download_format]
+    with gr.Row(elem_classes=["link"]):
+        link = gr.Textbox(
+            placeholder="https://", label="A photo's address on the web", elem_id="link", max_lines=1, scale=4
         )
-    controls: list[Any] = [*background_controls(), *frame_controls(), download_format]
-    with gr.Accordion("Touch up", open=False, elem_id="touchup-section"):
-        refine = gr.Checkbox(
-            True, label="Refine edges: hair, fur and other fine detail", container=False, elem_id="refine"
-        )
-        touchup = gr.HTML(
-            None,
-            html_template=TOUCH_UP["html"],
-            css_template=TOUCH_UP["css"],
-            js_on_load=TOUCH_UP["js"],
-            elem_id="touchup",
-        )
-    with gr.Accordion("Before and after", open=False, elem_id="compare-section"):
-        compare = gr.ImageSlider(
-            show_label=False,
-            type="filepath",
-            interactive=False,
-            max_height=700,
-            buttons=["fullscreen"],
-            elem_id="compare",
-            elem_classes=["checker"],
-        )
+        fetch = gr.Button("Fetch", elem_id="fetch", min_width=90, scale=1)
     if EXAMPLES:
         gr.Examples(EXAMPLES, inputs=[photo], label="Examples", examples_per_page=12, elem_id="examples", **PRIVATE)
+    made, view = gr.JSON(visible=False), gr.JSON(visible=False)
 
-    result = {"cutout": cutout, "compare": compare, "download": download}
-    mattes = {"matte": matte, "touchup": touchup} | result
-    everything: dict[str, Any] = {"photo": photo, "work": work, "status": status} | mattes
+    shown: dict[str, Any] = {"cutout": cutout, "matte": matte, "status": status}
+    lost = {"fn": None, "js": "() => page.stage.failed()"} | PRIVATE
+    inputs: list[Any] = [cutout, refine, *controls]
+    everything = {"photo": photo} | shown
+    photo.change(None, photo, [matte, status], js="(photo) => page.change(photo)", **PRIVATE)
     photo.change(
         by_name(on_photo, everything),
-        [photo, work, refine, *controls],
+        [photo, *inputs],
         list(everything.values()),
-        show_progress_on=[matte, cutout],
+        js="(photo, _, ...rest) => [photo, page.stage.state(), ...rest]",
         trigger_mode="multiple",  # else the browser keeps a newer photo back until the one before is done
-        **PRIVATE,
-        **AT_ONCE,
-    ).then(
-        by_name(on_photo_done, mattes),
-        [work, refine, *controls],
-        list(mattes.values()),
-        show_progress_on=[matte, cutout],
-        **PRIVATE,
-        **AT_ONCE,
-    )
+        **QUIET,
+    ).failure(**lost)
+    changes = [refine.input, *(control.change for control in controls)]
+    gr.on(changes, None, None, None, js="() => page.ask()", **PRIVATE)
     gr.on(
-        [touchup.input, refine.input],
-        by_name(on_touch, mattes),
-        [work, refine, touchup, *controls],
-        list(mattes.values()),
-        show_progress_on=[matte, cutout],
-        **PRIVATE,
+        [cutout.input, *changes],
+        by_name(on_look, shown),
+        inputs,
+        list(shown.values()),
         trigger_mode="always_last",
-        **AT_ONCE,
+        **STATE,
+        **QUIET,
+    ).failure(**lost)
+    cutout.zoomed(on_zoom, inputs, view, trigger_mode="always_last", **STATE, **QUIET).success(
+        None, view, None, js="(view) => page.stage.detail(view)", **PRIVATE
     )
-    gr.on(
-        [control.change for control in controls],
-        by_name(on_finish, result),
-        [work, refine, touchup, *controls],
-        list(result.values()),
-        show_progress_on=[cutout],
-        **PRIVATE,
-        trigger_mode="always_last",
-        **AT_ONCE,
-    )
+    for event in (cutout.wanted, cutout.settled):
+        event(by_name(on_file, {"made": made, "status": status}), inputs, [made, status], **STATE, **QUIET).success(
+            None, made, None, js="(made) => page.stage.made(made)", **PRIVATE
+        ).failure(**lost)
+    cutout.locked(None, None, [download, copy], js="() => page.buttons()", **PRIVATE)
+    download.click(None, None, None, js="() => page.stage.download()", **PRIVATE)
+    copy.click(None, None, None, js="() => page.stage.copy()", **PRIVATE)
+    gr.on([fetch.click, link.submit], on_link, link, photo, show_progress_on=photo, **PRIVATE, **AT_ONCE)
 
 
 def build_several() -> None:
@@ -552,8 +542,8 @@ def serve() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     demo.launch(
-        css_paths=ASSETS / "style.css",
-        js=(ASSETS / "labels.js").read_text(),
+        css_paths=PACKAGE / "page" / "style.css",
+        head=head(),
         theme=THEME,
         enable_monitoring=False,
         footer_links=["api"],

@@ -8,14 +8,20 @@ whose signature Gradio would build them; the functions below make them with what
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData, ListFiles
 
+from background_remover.cutout import Finish
 from background_remover.page.bodies import STORED, stored_path
 from background_remover.page.files import Upload, file_store
 from background_remover.page.requests import plain_errors
+
+ASSETS = Path(__file__).parent
+FORMATS = {"png": "PNG", "webp": "lossless WebP", "jpg": "JPEG", "tif": "TIFF"}  # of `Finish.format`
 
 THEME = gr.themes.Default(
     primary_hue="emerald", secondary_hue="emerald", neutral_hue="zinc", font="system-ui", font_mono="monospace"
@@ -116,6 +122,38 @@ def status_line(name: str) -> gr.HTML:
 def status_text(text: str, bad: bool = False) -> str:
     """A status line's HTML."""
     return f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>"
+
+
+def describe(finish: Finish, size: Sequence[int], byte_count: int = 0, took: float = 0.0) -> str:
+    """What a download will be: its format, its size in pixels and, once it is known, in bytes; how long it took."""
+    name = FORMATS[finish.format] if finish.quality is None or finish.format != "webp" else "small WebP"
+    weight = f", {size_text(byte_count)}" if byte_count else ""
+    return f"{f'Done in {took:.1f} s: ' if took else ''}{name}, {size[0]} × {size[1]} pixels{weight}."
+
+
+def size_text(byte_count: int) -> str:
+    """Bytes in kB or MB, as file managers have them."""
+    return f"{byte_count / 1e3:.0f} kB" if byte_count < 999_500 else f"{byte_count / 1e6:.1f} MB"
+
+
+def custom(name: str, **kwargs: Any) -> gr.HTML:
+    """A component of our own: the HTML, the styles and the script of that name beside this file."""
+    html_template, css_template, js_on_load = (
+        (ASSETS / f"{name}.{part}").read_text() for part in ("html", "css", "js")
+    )
+    return gr.HTML(
+        None,
+        html_template=html_template,
+        css_template=css_template,
+        js_on_load=js_on_load,
+        elem_classes=[name],
+        **kwargs,
+    )
+
+
+def head() -> str:
+    """What stands in the page's head: what all its parts share, before any of them."""
+    return f"<script>{(ASSETS / 'page.js').read_text()}</script>"
 
 
 def progress_text(done: int, count: int, seconds: float, failed: list[str]) -> str:

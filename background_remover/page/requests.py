@@ -26,6 +26,7 @@ from gradio.context import LocalContext
 
 from background_remover.page.files import file_store
 from background_remover.page.guard import client_address, listeners
+from background_remover.page.state import read_number
 from background_remover.page.turns import current_job, scheduler
 from background_remover.scheduler import WAITING, AbandonedError, BusyError, Client, Job, Kind, PostponedError
 from utilities import PhotoError
@@ -82,13 +83,14 @@ def plain_errors(name: str) -> Iterator[None]:
 
 
 def plainly(
-    kind: Kind, on_page: bool = False, refused: Callable[[str], Any] | None = None
+    kind: Kind, on_page: bool = False, refused: Callable[..., Any] | None = None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A handler, or one that yields, as a job of that kind with `plain_errors`; its files stay while it runs.
 
-    With `on_page` it changes the pictures of a page, of whose photos only the newest counts: it ends what else is done
-    for that page, except for the same photo, its first argument, and until it has ended edits come to nothing, which is
-    {}. `refused` gives what stands for its results where there is a reason why there are none.
+    With `on_page` it changes the pictures of a page, of whose photos only the newest counts, by the number of the state
+    that came with it, see `page.state`: it ends what else is done for that page, except for a newer one or the same
+    photo, its first argument, and until it has ended edits come to nothing, which is {}. `refused` gives, for a reason
+    and the arguments, what stands for its results where there are none.
     """
 
     def wrap(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,11 +105,11 @@ def plainly(
             except BusyError as error:
                 if refused is None:
                     raise gr.Error(str(error), print_exception=False) from None
-                yield refused(str(error))
+                yield refused(str(error), *inputs)
             except gr.Error as error:
                 if refused is None:
                     raise
-                yield refused(error.message)
+                yield refused(error.message, *inputs)
 
         @functools.wraps(handler)
         async def answer(*inputs: Any) -> Any:
@@ -163,7 +165,8 @@ async def _run(
     client, session, event = who_asks()
     beside = [work for work in _on_page.get(session, ()) if work.wanted] if on_page else []
     photos = [work for work in beside if work.kind == "photo"]
-    if photos and (kind != "photo" or any(work.first_input == inputs[0] for work in photos)):
+    number = max(map(read_number, inputs), default=0)
+    if photos and (kind != "photo" or any(work.first_input == inputs[0] or work.number > number for work in photos)):
         yield {}
         return
     if listeners.has_left(event):
@@ -224,6 +227,7 @@ class Work:
         self._steps = self._with_files(handler, inputs)
         self._running: asyncio.Future[Any] | None = None
         self.kind, self.first_input = job.kind, inputs[0] if inputs else None
+        self.number = max(map(read_number, inputs), default=0)
         self._replaced = False
         self._ended = False
 

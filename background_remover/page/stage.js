@@ -1,0 +1,462 @@
+// The result, large: cutout, before and after, or mask; zoom and pan, with the full pixels of what is in view; the brush.
+//
+// The server sends what it has made as `value`:
+//   {answered, work: {photo, matte, preview}, cutout, before, mask, alpha, size, whole, taken, css, look, took}
+// of which what has not changed may be missing, and `state` is what all handlers are given, see `page/state.py`. A stroke is
+// {keep, width, points: [[x, y], ...]} in shares of the photo, so that it is sharp at its full size.
+const at = (selector) => element.querySelector(selector);
+const all = (selector) => [...element.querySelectorAll(selector)];
+const [view, sheet, result, canvas, divider] = [".view", ".sheet", ".result", "canvas", ".divider"].map(at);
+const [after, before, mask, painting] = [".after", ".before", ".mask", ".painting"].map(at);
+const colours = { true: "rgba(16, 185, 129, 0.65)", false: "rgba(239, 68, 68, 0.65)" };
+const PREVIEW = 1600; // pixels: the longer side of what is shown
+const CLOSEST = 8; // screen's pixels for one of the picture's, at most
+const LATER = 250; // ms without a change after which the full pixels are asked for
+const WEIGH = 600; // and the file itself is made, to say how large it is
+
+let shown = null; // the last value with pictures
+let work = null;
+let answered = 0;
+let strokes = [];
+let undone = [];
+let mode = "cutout";
+let stroke = null;
+let hover = null; // where the brush is, to show its size
+let zoom = 1; // times what fits
+let [left, top] = [0, 0]; // of the sheet in the view, in its pixels
+let wanted = null; // what part of the picture the full pixels are asked for
+let [later, weigh] = [0, 0];
+let file = null; // what was made for download: {answered, url, name, ...}
+let task = "";
+let took = 0;
+let locked = "empty"; // what the button for the download was told
+let waiting = null; // for the file: a function that takes it
+
+const blur = () => all(".detail").forEach((layer) => put(layer, "")); // without the full pixels
+const put = (layer, url) => (layer.style.backgroundImage = url ? `url("${url}")` : "none");
+const paints = () => at(".brush").getAttribute("aria-pressed") === "true";
+const ready = () => Boolean(work && shown && answered === page.asked);
+const paths = (files) => Object.fromEntries(Object.entries(files).map(([name, found]) => [name, found.path]));
+
+// --- what is asked for, and what has come ---
+
+page.stage = {
+  state: () => ({ asked: page.asked, work, strokes, mode, view: wanted, task, took, have: shown?.look || "" }),
+  locked: () => locked,
+  wait() {
+    if (work) busy(true);
+  },
+  begin(photo) {
+    clearTimeout(later);
+    clearTimeout(weigh);
+    [work, shown, file, strokes, undone, took] = [null, null, null, [], [], 0];
+    paint(false);
+    element.closest(".editor")?.classList.toggle("full", Boolean(photo));
+    sheet.hidden = true;
+    result.hidden = true;
+    result.removeAttribute("src");
+    for (const layer of [before, mask, at(".photo"), at(".kept")]) put(layer, "");
+    blur();
+    at(".none").hidden = Boolean(photo);
+    busy(Boolean(photo), "Cutting out…");
+    lock();
+  },
+  // Nothing else comes for the newest change, or for what was to be a file.
+  failed() {
+    answered = -1;
+    busy(false);
+    page.stage.made(null);
+    lock();
+  },
+  refused(number) {
+    if (number === page.asked) this.failed();
+  },
+  detail(found) {
+    if (found?.asked !== page.asked || found.view.join() !== wanted?.join()) return;
+    const [x0, y0, x1, y1] = found.shown;
+    const style = {
+      left: `${100 * x0}%`, top: `${100 * y0}%`, width: `${100 * (x1 - x0)}%`, height: `${100 * (y1 - y0)}%`,
+    };
+    for (const [name, picture] of Object.entries(found.pictures)) {
+      const loaded = new Image();
+      loaded.onload = () => {
+        if (found.asked !== page.asked) return;
+        const layer = at(`.${name} .detail`);
+        Object.assign(layer.style, style);
+        put(layer, loaded.src);
+      };
+      loaded.src = picture.url;
+    }
+  },
+  made(found) {
+    if (found?.asked === page.asked && found.mode === mode && !found.task) file = found;
+    const given = waiting;
+    waiting = null;
+    task = "";
+    given?.(found);
+    lock();
+  },
+  open: (state) => {
+    page.asked += 1;
+    page.stage.begin(true);
+    [work, strokes] = [state.work, state.strokes || []];
+    trigger("input");
+  },
+};
+
+function lock() {
+    const state = waiting ? "making" : ready() ? "ready" : work || !at(".busy").hidden ? "pending" : "empty";
+  if (state !== locked) trigger("locked", { state: (locked = state) });
+}
+
+function busy(on, what = "") {
+  at(".busy").hidden = !on;
+  at(".what").textContent = what;
+  view.setAttribute("aria-busy", on);
+  view.classList.toggle("waiting", on);
+  if (on) lock();
+}
+
+function show() {
+  const value = props.value;
+  if (!value?.answered) return;
+  if (value.work) work = paths(value.work);
+  answered = value.answered;
+  took = value.took || 0;
+  shown = { ...shown, ...value };
+  if (value.failed) return page.stage.refused(answered);
+  result.src = shown.cutout.url;
+  result.alt = "The cutout";
+  put(before, shown.before.url);
+  put(mask, shown.mask.url);
+  blur();
+  put(at(".photo"), shown.photo.url);
+  put(at(".kept"), shown.photo.url);
+  const loaded = new Image();
+  loaded.onload = () => {
+    at(".kept").style.maskImage = `url("${loaded.src}")`;
+    draw();
+  };
+  loaded.src = shown.alpha.url;
+  at(".under").disabled = !shown.css;
+  painting.style.background = shown.css || "";
+  sheet.hidden = result.hidden = at(".none").hidden = false;
+  at(".none").hidden = true;
+  element.closest(".editor")?.classList.add("full");
+  history();
+  fit();
+  draw();
+  if (answered === page.asked) {
+    busy(false);
+    lock();
+    look();
+    clearTimeout(weigh);
+    weigh = setTimeout(() => ready() && !waiting && trigger("settled"), WEIGH);
+  } else trigger("input"); // something was changed meanwhile
+}
+
+// --- zoom and pan ---
+
+const shape = () => (paints() ? shown?.whole : shown?.size) || [4, 3];
+
+function measure() {
+  const [width, height] = shape();
+  const scale = Math.min(view.clientWidth / width, view.clientHeight / height);
+  return [width * scale, height * scale];
+}
+
+// Pixels of the screen for one of the picture's.
+const density = () => ((measure()[0] * zoom) / shape()[0]) * (window.devicePixelRatio || 1);
+
+function fit() {
+  const [width, height] = measure();
+  const most = Math.max(1, (CLOSEST * shape()[0]) / (width * (window.devicePixelRatio || 1)));
+  zoom = Math.min(most, Math.max(1, zoom));
+  const clamp = (value, length, room) =>
+    length <= room ? (room - length) / 2 : Math.min(0, Math.max(room - length, value));
+  left = clamp(left, width * zoom, view.clientWidth);
+  top = clamp(top, height * zoom, view.clientHeight);
+  Object.assign(sheet.style, {
+    width: `${width * zoom}px`, height: `${height * zoom}px`, transform: `translate(${left}px, ${top}px)`,
+  });
+  at(".fit").textContent = `${Math.round(100 * density())} %`;
+  at(".out").disabled = zoom <= 1;
+  at(".in").disabled = zoom >= most;
+  sheet.classList.toggle("sharp", density() > 2);
+  view.classList.toggle("zoomed", zoom > 1);
+  split();
+  clearTimeout(later);
+  later = setTimeout(look, LATER);
+}
+
+function zoomTo(value, x = view.clientWidth / 2, y = view.clientHeight / 2) {
+  const was = zoom;
+  const [width, height] = measure();
+  const [fx, fy] = [(x - left) / (width * was), (y - top) / (height * was)];
+  zoom = value;
+  fit();
+  [left, top] = [x - fx * width * zoom, y - fy * height * zoom];
+  fit();
+}
+
+// The full pixels of what is in view, once the preview has too few.
+function look() {
+  if (!ready() || paints()) return;
+  const [width, height] = shape();
+  if (Math.max(width, height) <= PREVIEW || density() * Math.max(width, height) < PREVIEW * 1.05) {
+    return blur();
+  }
+  const [w, h] = measure().map((length) => length * zoom);
+  const box = [-left / w, -top / h, (view.clientWidth - left) / w, (view.clientHeight - top) / h];
+  const [dx, dy] = [(box[2] - box[0]) / 8, (box[3] - box[1]) / 8];
+  wanted = [box[0] - dx, box[1] - dy, box[2] + dx, box[3] + dy].map((share) => Math.min(1, Math.max(0, share)));
+  trigger("zoomed");
+}
+
+// --- before and after ---
+
+function split() {
+  const compare = mode === "compare" && !sheet.hidden && !paints();
+  divider.hidden = at(".line").hidden = !compare;
+  if (!compare) {
+    after.style.clipPath = before.style.clipPath = "";
+    return;
+  }
+  const x = (divider.value / 100) * view.clientWidth;
+  const share = (x - left) / sheet.offsetWidth;
+  const inset = `${100 * Math.min(1, Math.max(0, share))}%`;
+  before.style.clipPath = `inset(0 calc(100% - ${inset}) 0 0)`;
+  after.style.clipPath = `inset(0 0 0 ${inset})`;
+  at(".line").style.left = `${x}px`;
+}
+
+function choose(now) {
+  mode = now;
+  for (const name of ["cutout", "compare", "mask"]) element.classList.toggle(`shows-${name}`, mode === name);
+  result.alt = mode === "mask" ? "The cutout, under its mask" : "The cutout";
+  if (work) {
+    file = null; // a mask is another file
+    lock();
+    clearTimeout(weigh);
+    weigh = setTimeout(() => ready() && !waiting && trigger("settled"), WEIGH);
+  }
+  fit();
+}
+
+function original(on) {
+  at(".original").setAttribute("aria-pressed", on);
+  element.classList.toggle("shows-photo", on);
+}
+
+// --- the brush ---
+
+function paint(on) {
+  at(".brush").setAttribute("aria-pressed", on);
+  at(".touch").hidden = painting.hidden = canvas.hidden = !on;
+  element.classList.toggle("paints", on);
+  fit();
+  draw();
+}
+
+function draw() {
+  if (canvas.hidden) return;
+  const { width, height } = sheet.getBoundingClientRect();
+  const dense = Math.min(window.devicePixelRatio || 1, 4096 / Math.max(width, height, 1));
+  canvas.width = width * dense;
+  canvas.height = height * dense;
+  const brush = canvas.getContext("2d");
+  brush.lineCap = brush.lineJoin = "round";
+  const done = shown?.taken || 0;
+  for (const line of [...strokes.slice(done), ...(stroke ? [stroke] : [])]) {
+    brush.strokeStyle = colours[line.keep];
+    brush.lineWidth = line.width * Math.max(canvas.width, canvas.height);
+    brush.beginPath();
+    const [first] = line.points;
+    brush.moveTo(first[0] * canvas.width, first[1] * canvas.height);
+    for (const [x, y] of line.points) brush.lineTo(x * canvas.width, y * canvas.height);
+    brush.stroke();
+  }
+  if (!hover) return;
+  brush.lineWidth = dense;
+  for (const [colour, more] of [["#fff", 0], ["#000", dense]]) {
+    brush.strokeStyle = colour;
+    brush.beginPath();
+    const radius = (brushWidth() * Math.max(canvas.width, canvas.height)) / 2;
+    brush.arc(hover[0] * canvas.width, hover[1] * canvas.height, radius + more, 0, 2 * Math.PI);
+    brush.stroke();
+  }
+}
+
+const keeps = () => at("input[value=keep]").checked;
+const brushWidth = () => at(".width").value / 100 / zoom; // as a share of the longer side
+
+function history() {
+  at(".undo").disabled = at(".clear").disabled = !strokes.length;
+  at(".redo").disabled = !undone.length;
+}
+
+function send(now, again = []) {
+  [strokes, undone] = [now, again];
+  history();
+  draw();
+  page.ask();
+  trigger("input");
+}
+
+const undo = () => strokes.length && send(strokes.slice(0, -1), [strokes.at(-1), ...undone]);
+const redo = () => undone.length && send([...strokes, undone[0]], undone.slice(1));
+
+function point(event) {
+  const box = canvas.getBoundingClientRect();
+  const share = (value) => Math.round(Math.min(1, Math.max(0, value)) * 1e5) / 1e5;
+  return [share((event.clientX - box.left) / box.width), share((event.clientY - box.top) / box.height)];
+}
+
+// --- pointers: one paints, moves or holds; two zoom ---
+
+const pointers = new Map();
+let pinch = null;
+const place = (event) => {
+  const box = view.getBoundingClientRect();
+  return [event.clientX - box.left, event.clientY - box.top];
+};
+
+view.addEventListener("pointerdown", (event) => {
+  if (sheet.hidden || event.target === divider || event.button !== 0) return;
+  pointers.set(event.pointerId, place(event));
+  if (pointers.size === 2) {
+    stroke = null;
+    const [[x0, y0], [x1, y1]] = [...pointers.values()];
+    pinch = { apart: Math.hypot(x1 - x0, y1 - y0), zoom };
+  } else if (paints() && event.isPrimary) {
+    event.preventDefault();
+    stroke = { keep: keeps(), width: brushWidth(), points: [point(event)] };
+  }
+  if (zoom > 1 || paints() || pointers.size === 2) view.setPointerCapture(event.pointerId);
+  draw();
+});
+view.addEventListener("pointermove", (event) => {
+  if (paints() && event.isPrimary) {
+    hover = event.pointerType === "mouse" ? point(event) : null;
+    if (stroke) stroke.points.push(...(event.getCoalescedEvents?.() || [event]).map(point));
+    draw();
+  }
+  const was = pointers.get(event.pointerId);
+  if (!was) return;
+  const now = place(event);
+  pointers.set(event.pointerId, now);
+  if (pinch && pointers.size === 2) {
+    const [[x0, y0], [x1, y1]] = [...pointers.values()];
+    zoomTo((pinch.zoom * Math.hypot(x1 - x0, y1 - y0)) / Math.max(1, pinch.apart), (x0 + x1) / 2, (y0 + y1) / 2);
+  }
+  if ((!paints() || pinch) && zoom > 1) {
+    left += (now[0] - was[0]) / pointers.size;
+    top += (now[1] - was[1]) / pointers.size;
+    fit();
+  }
+});
+function lift(event) {
+  pointers.delete(event.pointerId);
+  if (pointers.size < 2) pinch = null;
+  if (!stroke || !event.isPrimary) return;
+  const painted = stroke;
+  stroke = null;
+  if (event.type === "pointerup") send([...strokes, painted]);
+  else draw();
+}
+view.addEventListener("pointerup", lift);
+view.addEventListener("pointercancel", lift);
+view.addEventListener("pointerleave", () => {
+  hover = null;
+  draw();
+});
+view.addEventListener(
+  "wheel",
+  (event) => {
+    if (sheet.hidden || (event.deltaY > 0 && zoom <= 1)) return; // the page scrolls on
+    event.preventDefault();
+    zoomTo(zoom * Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.002)), ...place(event));
+    draw();
+  },
+  { passive: false },
+);
+view.addEventListener("dblclick", (event) => {
+  if (!sheet.hidden && !paints()) zoomTo(zoom > 1 ? 1 : zoom / density(), ...place(event));
+});
+
+// --- buttons and keys ---
+
+for (const radio of all("input[name=stage-mode]")) radio.addEventListener("change", () => choose(radio.value));
+divider.addEventListener("input", split);
+at(".in").addEventListener("click", () => zoomTo(zoom * 1.5) || draw());
+at(".out").addEventListener("click", () => zoomTo(zoom / 1.5) || draw());
+at(".fit").addEventListener("click", () => zoomTo(zoom > 1 ? 1 : zoom / density()) || draw());
+at(".brush").addEventListener("click", () => work && paint(!paints()));
+at(".undo").addEventListener("click", undo);
+at(".redo").addEventListener("click", redo);
+at(".clear").addEventListener("click", () => send([]));
+at(".under").addEventListener("change", () => element.classList.toggle("on-background", at(".under").checked));
+for (const [type, on] of [["pointerdown", true], ["pointerup", false], ["pointerleave", false], ["blur", false]])
+  at(".original").addEventListener(type, () => original(on));
+at(".original").addEventListener("keydown", (event) => event.key === " " && original(true));
+at(".original").addEventListener("keyup", (event) => event.key === " " && original(false));
+at(".original").addEventListener("contextmenu", (event) => event.preventDefault());
+
+element.addEventListener("keydown", (event) => {
+  const { key } = event;
+  const control = event.ctrlKey || event.metaKey;
+  const step = 40;
+  const moves = { ArrowLeft: [step, 0], ArrowRight: [-step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
+  const width = at(".width");
+  if (paints() && control && key.toLowerCase() === "z") event.shiftKey ? redo() : undo();
+  else if (paints() && control && key.toLowerCase() === "y") redo();
+  else if (paints() && (key === "[" || key === "]")) {
+    width.value = Number(width.value) + (key === "]" ? 0.5 : -0.5);
+    draw();
+  } else if (control || event.target !== view) return;
+  else if (key === "+" || key === "=") zoomTo(zoom * 1.5);
+  else if (key === "-") zoomTo(zoom / 1.5);
+  else if (key === "0") zoomTo(1);
+  else if (moves[key] && zoom > 1) {
+    left += moves[key][0];
+    top += moves[key][1];
+    fit();
+  } else return;
+  event.preventDefault();
+});
+
+// --- files ---
+
+// What was made for the download, or is made now; for a task, another one.
+const make = (what = "") =>
+  new Promise((resolve) => {
+    if (file && !what) return resolve(file);
+    task = what;
+    waiting = resolve;
+    lock();
+    trigger("wanted");
+  });
+
+function save(found) {
+  if (!found) return;
+  const link = document.createElement("a");
+  link.href = found.file.url;
+  link.download = found.name;
+  document.body.append(link);
+  link.click();
+  link.remove();
+}
+
+page.stage.download = (what) => make(what).then(save);
+page.stage.copy = () => {
+  const picture = make("copy").then((found) => fetch(found.file.url)).then((answer) => answer.blob());
+  return navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
+};
+
+new ResizeObserver(() => {
+  fit();
+  draw();
+}).observe(view);
+watch("value", show);
+choose("cutout");
+show();

@@ -1,0 +1,75 @@
+"""What the stage, `stage.js`, sends with everything that is asked for: which photo, which strokes, which change."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from background_remover.page.files import Upload, file_store
+from background_remover.page.strokes import Stroke, read_strokes
+from utilities import PhotoError
+
+View = tuple[float, float, float, float]
+WHOLE: View = (0.0, 0.0, 1.0, 1.0)
+UNREADABLE = "What the page sent can't be read: reload it, and choose the photo again."
+
+
+class Work(NamedTuple):
+    """A visitor's photo, as three paths in the upload folder. The page has it, so that it outlives this process."""
+
+    photo: Upload
+    matte: Upload  # as the network gave it
+    preview: Upload  # of the photo, for a browser
+
+
+class State(NamedTuple):
+    """What the page is at."""
+
+    asked: int = 0  # the number of the change for which this is: of two, the higher is newer
+    work: Work | None = None
+    strokes: tuple[Stroke, ...] = ()
+    mode: str = "cutout"  # what is shown: "cutout", "compare" or "mask"
+    view: View = WHOLE  # the part of the result in view: left, top, right and bottom, in shares of it
+    task: str = ""  # what a file is for: "copy", "mask", or else the download
+    took: float = 0.0  # seconds that the photo took
+    have: str = ""  # what the page's pictures of the matte were made with, see `pictures.look_of`
+
+
+def read_number(value: Any) -> int:
+    """Which change a state is for; 0 for what is none."""
+    asked = value.get("asked") if isinstance(value, dict) else None
+    return asked if isinstance(asked, int) and abs(asked) < 2**53 else 0
+
+
+def read_state(value: Any) -> State:
+    """The state in what a page sent, whatever it is. Raises PhotoError."""
+    if not isinstance(value, dict):
+        return State()
+    work, mode, view = value.get("work"), value.get("mode"), value.get("view")
+    if work is not None:
+        paths = [work.get(name) for name in Work._fields] if isinstance(work, dict) else []
+        if not paths or not all(isinstance(path, str) for path in paths):
+            raise PhotoError(UNREADABLE)
+        try:
+            work = Work(*(file_store().admit(path) for path in paths))
+        except PhotoError:
+            raise PhotoError("This photo has since been deleted here: choose it again.") from None
+    took, task = value.get("took"), value.get("task")
+    return State(
+        read_number(value),
+        work,
+        read_strokes(value.get("strokes") or []),
+        mode if mode in ("cutout", "compare", "mask") else "cutout",
+        read_view(view),
+        task if task in ("copy", "mask") else "",
+        float(took) if isinstance(took, int | float) and 0 <= took < 1e4 else 0.0,
+        str(value.get("have"))[:100],
+    )
+
+
+def read_view(value: Any) -> View:
+    """A part of a picture, not empty; the whole for what is none."""
+    numbers = value if isinstance(value, list) and len(value) == 4 else []
+    if not all(isinstance(number, int | float) for number in numbers) or not numbers:
+        return WHOLE
+    left, top, right, bottom = (min(1.0, max(0.0, float(number))) for number in numbers)
+    return (left, top, right, bottom) if left < right and top < bottom else WHOLE

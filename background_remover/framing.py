@@ -37,6 +37,7 @@ class Frame:
     def around(cls, alpha: Pixels, margin: float = MARGIN, size: Size | None = None) -> Frame:
         """The subject with a margin of that share of its longer side, within 0..1; the whole photo if there is none.
 
+    scale: float = 1.0  # pixels of the canvas for each of the photo's, along a side; above 1 it is enlarged
         `size`, up to MAX_SIDE each way, is that of a canvas in which it is centred, as large as it can be. None keeps
         the photo's pixels as they are. Raises PhotoError.
         """
@@ -52,21 +53,21 @@ class Frame:
         scale = min(size[0] / width, size[1] / height)
         columns, inner_width, across = _span((left + right) / 2, int(size[0]), scale, alpha.shape[1])
         rows, inner_height, down = _span((top + bottom) / 2, int(size[1]), scale, alpha.shape[0])
-        return cls(rows, columns, (inner_width, inner_height), (*down, *across))
+        return cls(rows, columns, (inner_width, inner_height), (*down, *across), scale)
 
     @classmethod
     def at(cls, left: float, top: float, scale: float, size: Size, shape: tuple[int, int]) -> Frame:
         """A canvas of a photo of `shape` (height, width) that begins at that place of it, enlarged so many times."""
         columns, inner_width, across = _span(left + size[0] / scale / 2, size[0], scale, shape[1])
         rows, inner_height, down = _span(top + size[1] / scale / 2, size[1], scale, shape[0])
-        return cls(rows, columns, (inner_width, inner_height), (*down, *across))
+        return cls(rows, columns, (inner_width, inner_height), (*down, *across), scale)
 
     @classmethod
     def within(cls, side: int, shape: tuple[int, int]) -> Frame:
         """The whole of a photo of `shape` (height, width), with at most `side` pixels on the longer side."""
         scale = min(1.0, side / max(shape))
         height, width = (max(1, round(length * scale)) for length in shape)
-        return cls(slice(None), slice(None), (width, height))
+        return cls(slice(None), slice(None), (width, height), scale=scale)
 
     @property
     def size(self) -> Size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ from PIL import Image
 from background_remover.colours import Colour
 from background_remover.compositing import composite
 from background_remover.cutout import Cutout, Finish
-from background_remover.framing import SPECK, Frame
+from background_remover.encoding import Target
+from background_remover.framing import FAINT, SPECK, Frame
 from background_remover.photos import FORMATS, MAX_BYTES, open_photo, read_path
 
 Pixels = NDArray[np.uint8]
@@ -25,6 +26,7 @@ Pixels = NDArray[np.uint8]
 READ = "2026-11-26"  # the day on which the sources were read
 WHITE: Colour = (255, 255, 255)
 NEAR = 16  # of 255, in the channel that differs most: up to this a pixel is meant to be background
+FADE = 4, 12  # pixels of the canvas about the subject, between which haze fades out: well within the BAND
 BAND = 16  # pixels about the subject where a JPEG rings, as far as a block of halved colours reaches, and edges fade
 EDGE = 0.5  # of the frame's edge: at least so much of it is background
 MEGABYTE = 1_000_000  # bytes, the smaller of the two that the word can mean
@@ -93,6 +95,28 @@ class Preset:
             quality=self.quality,
             **haze,
         )
+
+    def frame(self, cutout: Cutout) -> Cutout:
+        """What is shown of a cutout, for `finish().write`. Raises PhotoError.
+
+        What is fainter than FAINT fades out between the two distances of FADE from the subject, so that from there on
+        the background is exactly its colour, however much the subject is enlarged.
+        """
+        framed = self.finish().frame(cutout)
+        subject, box = _large_parts(framed.alpha >= FAINT)
+        if box is None:
+            return framed
+        away = cv2.distanceTransform(1 - subject, cv2.DIST_L2, cv2.DIST_MASK_5)
+        near, far = FADE
+        left = np.clip((far - away) / np.float32(far - near), 0, 1)
+        return replace(framed, alpha=np.rint(framed.alpha * left).astype(np.uint8))
+
+    def save(self, cutout: Cutout, target: Target) -> None:
+        """A file of a cutout, made with the preset; the extension of a path decides on the format, else the preset.
+
+        Raises PhotoError, OSError.
+        """
+        self.finish().write(self.frame(cutout), target)
 
 
 AMAZON = Rule(
@@ -183,12 +207,15 @@ class Finding(NamedTuple):
     verified: bool = True  # False: that the shop asks for this was read on the pages of others
 
 
+Box = tuple[int, int, int, int]  # left, top, right and bottom
+
+
 class Layout(NamedTuple):
     """What of a picture is subject, as far as a file alone can tell; with less than EDGE of the edge, nothing is."""
 
     edge: float  # share of the frame's edge that is background
     flawed: float  # share of the background beyond the BAND that has not exactly its colour
-    box: tuple[int, int, int, int] | None  # left, top, right and bottom of the subject
+    box: Box | None  # of the subject
 
 
 def enlargement(cutout: Cutout, finish: Finish) -> float:
@@ -238,18 +265,23 @@ def find_layout(rgb: Pixels, background: Colour) -> Layout:
     edge = float(np.concatenate((outside[0], outside[-1], outside[1:-1, 0], outside[1:-1, -1])).mean())
     if edge < EDGE:
         return Layout(edge, 1.0, None)
-    _, labels, parts, _ = cv2.connectedComponentsWithStats((~outside).view(np.uint8))
-    large = parts[:, cv2.CC_STAT_AREA] >= SPECK * parts[1:, cv2.CC_STAT_AREA].max(initial=0)
-    large[0] = False
-    subject = large[labels].view(np.uint8)
+    subject, box = _large_parts(~outside)
     about = cv2.dilate(subject, np.ones((2 * BAND + 1, 2 * BAND + 1), np.uint8))
     exact = cv2.inRange(rgb, background, background)
     flaws = np.count_nonzero((exact == 0) & (about == 0))
-    box = None
-    if large.any():
-        left, top, across, down, _ = parts[large].T
-        box = int(left.min()), int(top.min()), int((left + across).max()), int((top + down).max())
     return Layout(edge, flaws / max(1, int(np.count_nonzero(about == 0))), box)
+
+
+def _large_parts(mask: NDArray[np.bool_]) -> tuple[Pixels, Box | None]:
+    """The parts of a mask H x W that are no SPECKs, as 1 where they are and 0 elsewhere, and the box of them all."""
+    _, labels, parts, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8))
+    large = parts[:, cv2.CC_STAT_AREA] >= SPECK * parts[1:, cv2.CC_STAT_AREA].max(initial=0)
+    large[0] = False  # what is not in the mask
+    if not large.any():
+        return np.zeros(mask.shape, np.uint8), None
+    left, top, across, down, _ = parts[large].T
+    box = int(left.min()), int(top.min()), int((left + across).max()), int((top + down).max())
+    return large[labels].view(np.uint8), box
 
 
 def _check_format(name: str, rule: Rule) -> Finding:

@@ -126,6 +126,8 @@ CHOSEN = [
     {"format": "jpg", "quality": 40},
     {"format": "tif"},
     {"output": "matte"},
+    {"shadow": "drop", "shadow_strength": 0.7, "shadow_softness": 0.05, "shadow_direction": 225},
+    {"shadow": "contact", "crop": True, "background": "white", "clean": True},
     {"output": "matte", "crop": True, "format": "webp", "background": "#30a060"},
 ]
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from math import ceil, floor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -84,7 +84,6 @@ class Preset:
 
     def finish(self) -> Finish:
         """What a `Cutout` is to be saved with."""
-        haze: dict[str, Any] = {"clean": self.clean} if "clean" in Finish.__dataclass_fields__ else {}
         return Finish(
             background=self.background,
             crop=True,
@@ -93,7 +92,7 @@ class Preset:
             height=self.height,
             format=self.format,
             quality=self.quality,
-            **haze,
+            clean=self.clean,
         )
 
     def frame(self, cutout: Cutout) -> Cutout:
@@ -223,7 +222,10 @@ def enlargement(cutout: Cutout, finish: Finish) -> float:
 
     Above 1 pixels are made up, which a page should say; below 1 it is made smaller. Raises PhotoError.
     """
-    return Frame.around(cutout.alpha, finish.margin, finish.size).scale if finish.size else 1.0
+    if not finish.size:
+        return 1.0
+    shown = cutout.cleaned() if finish.clean else cutout
+    return Frame.around(shown.alpha, finish.margin, finish.size).scale
 
 
 def check(picture: bytes | str | os.PathLike[str], wanted: Rule | Preset) -> list[Finding]:

@@ -15,7 +15,8 @@ from PIL import Image
 from background_remover import Cutout, Finish, Photo, PhotoError
 from background_remover.compositing import composite
 from background_remover.encoding import save_pixels
-from background_remover.presets import AMAZON, EXACT_WHITE, PRESETS, Preset, Rule, check, enlargement
+from background_remover.framing import Frame
+from background_remover.presets import AMAZON, EXACT_WHITE, INSTAGRAM, PRESETS, Preset, Rule, check, enlargement
 from background_remover.profiles import Cicp, cicp_profile
 
 SIDE = 256  # pixels: small, since the slow check looks at each of them
@@ -271,6 +272,19 @@ def test_another_colour_can_be_asked_for():
     assert broken(png(blue)) == {"background"}
 
 
+def test_what_other_shops_ask_for_is_judged_too():
+    """Proportions with a least and a most, the shorter side, and a subject that is too large."""
+    tall, wide, flat = (
+        jpeg(np.zeros((height, width, 3), np.uint8)) for height, width in ((400, 319), (191, 100), (320, 612))
+    )
+    assert broken(tall, INSTAGRAM) == {"least_shorter", "ratio"}
+    assert broken(wide, INSTAGRAM) == {"least_shorter", "ratio"}
+    assert broken(flat, INSTAGRAM) == {"ratio"}
+    assert broken(jpeg(np.zeros((1350, 1080, 3), np.uint8)), INSTAGRAM) == set()
+    assert says(flat, "ratio", INSTAGRAM) == "612 × 320 pixels: a width of 0.8 to 1.91 times the height is asked for."
+    assert broken(jpeg(on_white()), replace(RULE, most_share=0.8)) == {"most_share"}
+
+
 def test_what_is_no_photo_is_refused(bad_files):
     for path in bad_files.values():
         with pytest.raises(PhotoError):
@@ -406,3 +420,9 @@ def test_the_enlargement_is_that_of_the_subjects_box(side, margin, times):
     assert enlargement(cutout, finish) == pytest.approx(times)
     columns = np.nonzero((finish.frame(cutout).alpha >= 128).any(axis=0))[0]
     assert np.ptp(columns) + 1 == pytest.approx(100 * times, abs=1)
+
+
+def test_each_frame_knows_its_scale():
+    assert Frame.within(50, (100, 200)).scale == 0.25
+    assert Frame.within(500, (100, 200)).scale == 1
+    assert Frame.at(0, 0, 2.5, (10, 10), (100, 100)).scale == 2.5

@@ -45,6 +45,7 @@ from background_remover.page.blocks import CheckedBlocks
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES, fetch_upload
 from background_remover.page.components import (
     THEME,
+    about,
     custom,
     describe,
     folder_input,
@@ -52,6 +53,7 @@ from background_remover.page.components import (
     photo_input,
     photos_input,
     picture,
+    privacy,
     progress_text,
     status_line,
     status_text,
@@ -113,14 +115,11 @@ MAX_EVENTS = sum(most for *_, most in WAITING.values()) + 64
 MAX_SESSIONS = 1000  # visitors whose photo at hand is remembered; each takes a few kB
 ENDING = 10.0  # seconds that work in hand has when the server is told to end
 
-ABOUT = " · ".join(
-    (
-        f"Weights: **{remover.weights.name}**",
-        f"Licence: {remover.weights.licence}",
-        f"Running on: {remover.engine}",
-    )
-) + (f"\n\n{remover.weights.note}" if remover.weights.note else "")
-KEPT = f"Photos and results are deleted here {file_store().lifetime / 60:.0f} minutes after their last use."
+TITLE = "Background remover"
+TEXT = "Drop a photo: its subject comes back on a transparent background, at full size."
+PICTURE = "preview.jpg"
+ABOUT = about(remover.weights, str(remover.engine))
+PRIVACY = privacy(file_store().lifetime)
 
 
 # --- the API: names, parameters, their order and outputs are a contract (tests/test_api.py) -------------
@@ -426,14 +425,15 @@ def build_one() -> None:
             download_format = format_control()
             copy = gr.Button("Copy", interactive=False, elem_id="copy", min_width=80)
             download = gr.Button("Download", variant="primary", interactive=False, elem_id="download", min_width=150)
+        gr.HTML('<p>Your last results</p><div class="recents"></div>', elem_id="recent")
+        if EXAMPLES:
+            gr.Examples(EXAMPLES, inputs=[photo], label="Examples", examples_per_page=24, elem_id="examples", **PRIVATE)
+        with gr.Row(elem_id="link-row"):
+            link = gr.Textbox(
+                placeholder="https://", label="A photo's address on the web", elem_id="link", max_lines=1, scale=4
+            )
+            fetch = gr.Button("Fetch", elem_id="fetch", min_width=90, scale=1)
         controls: list[Any] = [*background_controls(), *frame_controls(), download_format]
-    with gr.Row(elem_classes=["link"]):
-        link = gr.Textbox(
-            placeholder="https://", label="A photo's address on the web", elem_id="link", max_lines=1, scale=4
-        )
-        fetch = gr.Button("Fetch", elem_id="fetch", min_width=90, scale=1)
-    if EXAMPLES:
-        gr.Examples(EXAMPLES, inputs=[photo], label="Examples", examples_per_page=12, elem_id="examples", **PRIVATE)
     made, view = gr.JSON(visible=False), gr.JSON(visible=False)
 
     shown: dict[str, Any] = {"cutout": cutout, "matte": matte, "status": status}
@@ -450,7 +450,10 @@ def build_one() -> None:
         **QUIET,
     ).failure(**lost)
     changes = [refine.input, *(control.change for control in controls)]
-    gr.on(changes, None, None, None, js="() => page.ask()", **PRIVATE)
+    settings = gr.BrowserState(storage_key="background-remover-settings", secret="of nobody")  # noqa: S106
+    gr.on(changes, None, inputs[1:], settings, js="(...values) => page.ask() || [values]", **PRIVATE)
+    demo.load(None, settings, inputs[1:], js=f"(values) => page.settings(values, {len(inputs) - 1})", **PRIVATE)
+    cutout.opened(None, None, photo, js="() => page.stage.photo()", **PRIVATE)
     gr.on(
         [cutout.input, *changes],
         by_name(on_look, shown),
@@ -513,18 +516,15 @@ def build_several() -> None:
     stop.click(None, cancels=[run], **PRIVATE).then(**done, **PRIVATE, **AT_ONCE)
 
 
-with CheckedBlocks(title="Background remover", analytics_enabled=False) as demo:
+with CheckedBlocks(title=TITLE, analytics_enabled=False) as demo:
     build_api()
-    gr.Markdown(
-        "# Background remover\nDrop a photo: its subject comes back on a transparent background, at full size.",
-        elem_id="title",
-    )
+    gr.HTML(f"<h1>{TITLE}</h1><p>{TEXT} {PRIVACY}</p>", elem_id="title")
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("One photo", id="one"):
             build_one()
         with gr.Tab("Several photos", id="several"):
             build_several()
-    gr.Markdown(f"{ABOUT}\n\n{KEPT}", elem_id="about")
+    gr.HTML(ABOUT, elem_id="about")
 
 try:
     demo.more_routes = routes(remover)
@@ -543,7 +543,7 @@ def serve() -> None:
         signal.signal(number, lambda *_: told.set())
     demo.launch(
         css_paths=PACKAGE / "page" / "style.css",
-        head=head(),
+        head=head(TITLE, TEXT, PICTURE, file_store().lifetime),
         theme=THEME,
         enable_monitoring=False,
         footer_links=["api"],

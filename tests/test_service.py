@@ -240,6 +240,8 @@ def test_what_is_no_photo_is_told_apart(ask, bad_files, clean):
         ({"quality": "101"}, "quality"),
         ({"background": "no colour"}, "not a colour"),
         ({"margin": "2", "crop": "1"}, "margin"),
+        ({"shadow": "long"}, "'shadow' is one of none, drop, contact"),
+        ({"shadow": "drop", "shadow_softness": "0.5"}, "softness"),
         ({"width": "100000"}, "canvas"),
         ({"größe": "1"}, "There is no parameter 'größe'"),
         ({"background_image_url": "file:///etc/passwd"}, "could be fetched"),

@@ -36,6 +36,9 @@ const blur = () => all(".detail").forEach((layer) => put(layer, "")); // without
 const put = (layer, url) => (layer.style.backgroundImage = url ? `url("${url}")` : "none");
 const paints = () => at(".brush").getAttribute("aria-pressed") === "true";
 const ready = () => Boolean(work && shown && answered === page.asked);
+// Where a file is that came in JSON, to which Gradio gives no URLs: beside a picture that has one.
+const address = ({ path }) =>
+  shown.cutout.url.replace(/(?<=\/file=).*/, path.split("/").map(encodeURIComponent).join("/"));
 const paths = (files) => Object.fromEntries(Object.entries(files).map(([name, found]) => [name, found.path]));
 
 // --- what is asked for, and what has come ---
@@ -85,7 +88,7 @@ page.stage = {
         Object.assign(layer.style, style);
         put(layer, loaded.src);
       };
-      loaded.src = picture.url;
+      loaded.src = address(picture);
     }
   },
   made(found) {
@@ -430,7 +433,7 @@ element.addEventListener("keydown", (event) => {
 // What was made for the download, or is made now; for a task, another one.
 const make = (what = "") =>
   new Promise((resolve) => {
-    if (file && !what) return resolve(file);
+    if (file?.asked === page.asked && !what) return resolve(file);
     task = what;
     waiting = resolve;
     lock();
@@ -440,7 +443,7 @@ const make = (what = "") =>
 function save(found) {
   if (!found) return;
   const link = document.createElement("a");
-  link.href = found.file.url;
+  link.href = address(found.file);
   link.download = found.name;
   document.body.append(link);
   link.click();
@@ -449,7 +452,7 @@ function save(found) {
 
 page.stage.download = (what) => make(what).then(save);
 page.stage.copy = () => {
-  const picture = make("copy").then((found) => fetch(found.file.url)).then((answer) => answer.blob());
+  const picture = make("copy").then((found) => fetch(address(found.file))).then((answer) => answer.blob());
   return navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
 };
 

@@ -442,7 +442,7 @@ element.addEventListener("keydown", (event) => {
 // What was made for the download, or is made now; for a task, another one.
 const make = (what = "") =>
   new Promise((resolve) => {
-    if (file && !what) return resolve(file);
+    if (file?.asked === page.asked && !what) return resolve(file);
     task = what;
     waiting = resolve;
     lock();

@@ -274,8 +274,8 @@ def refused(reason: str, *inputs: Any) -> dict[str, Any]:
 def on_photo(photo: Upload | None, sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
     """A new photo: the only handler of this tab that runs the network."""
     state = read_state(sent)
-    if photo is None or (state.work and photo in (state.work.photo, state.work.preview)):
-        return {}  # the page tells of our own changes, too
+    if photo is None:
+        return {}
     start = time.perf_counter()
     finish = read_controls(*controls)
     with page_turn(photo, finish):
@@ -291,7 +291,7 @@ def on_photo(photo: Upload | None, sent: Any, refine: bool, *controls: Any) -> d
             return {"photo": work.preview} | shown | failed | {"cutout": shown["cutout"] | failed["cutout"]}
     value = shown["cutout"]
     value["took"] = time.perf_counter() - start
-    status = describe(finish, value, took=value["took"], advice=advice(*controls))
+    status = describe(finish, value, value["took"], advice(*controls))
     if not rough.found:
         text = "Nothing in this photo stands out as the subject: try another photo, or paint it in with 'Touch up'."
         status = status_text(text, bad=True)
@@ -304,13 +304,14 @@ def on_look(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
     state = read_state(sent)
     if state.work is None:
         return {}
+    start = time.perf_counter()
     finish = read_controls(*controls)
     with page_turn(state.work.photo, finish):
         pair = open_cutout(state.work, refine, state.strokes)
-        shown = show_result(state._replace(took=0), state.work, pair, finish, refine)
+        shown = show_result(state, state.work, pair, finish, refine)
     value = shown["cutout"]
-    status = describe(finish, value, advice=advice(*controls))
-    return {"status": status} | shown
+    value["took"] = time.perf_counter() - start
+    return {"status": describe(finish, value, value["took"], advice(*controls))} | shown
 
 
 @plainly("edit")
@@ -341,7 +342,7 @@ def on_file(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
         findings = check(Path(made["file"]["path"]), preset) if preset and finish.output == "cutout" else []
     if state.task:
         return {"made": made}
-    status = describe(finish, made, took=state.took, advice=advice(*controls))
+    status = describe(finish, made, state.took, advice(*controls))
     told = findings_text(preset, findings) if preset and findings else ""
     return {"made": made, "status": status, "check": told}
 

@@ -137,8 +137,8 @@ def status_text(text: str, bad: bool = False) -> str:
     return f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>"
 
 
-def describe(finish: Finish, made: Mapping[str, Any], took: float = 0.0, advice: str = "") -> str:
-    """A status line's HTML: what a download will be, and how many seconds the photo took, if that is to be told.
+def describe(finish: Finish, made: Mapping[str, Any], took: float, advice: str = "") -> str:
+    """A status line's HTML: what a download will be, and how many seconds it took to show it.
 
     `made` has its "size" in pixels, how many times it is "enlarged" and, once it is known, how many "bytes" it has.
     """
@@ -146,8 +146,7 @@ def describe(finish: Finish, made: Mapping[str, Any], took: float = 0.0, advice:
     width, height = made["size"]
     more = f", enlarged {made['enlarged']:.1f} ×" if made["enlarged"] >= ENLARGED else ""
     weight = f", {size_text(made['bytes'])}" if "bytes" in made else ""
-    done = f"Done in {took:.1f} s: " if took else ""
-    text = status_text(f"{done}{name}, {width} × {height} pixels{more}{weight}.")
+    text = status_text(f"Done in {took:.1f} s: {name}, {width} × {height} pixels{more}{weight}.")
     return text + (f'<p class="advice">{html.escape(advice)}</p>' if advice else "")
 
 

@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.responses import FileResponse
+from starlette.routing import Route
 
 import background_remover
 from background_remover import (
@@ -126,7 +128,7 @@ ENDING = 10.0  # seconds that work in hand has when the server is told to end
 
 TITLE = "Background remover"
 TEXT = "Drop a photo: its subject comes back on a transparent background, at full size."
-PICTURE = "preview.jpg"
+PICTURE = PACKAGE / "page" / "preview.jpg"
 ABOUT = about(remover.weights, str(remover.engine))
 PRIVACY = privacy(file_store().lifetime)
 
@@ -347,10 +349,13 @@ def on_file(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
     return {"made": made, "status": status, "check": told}
 
 
-async def on_link(address: str, request: gr.Request) -> Upload:
+async def on_link(address: str, request: gr.Request) -> dict[str, Any]:
     """A photo by its address on the web."""
-    with plain_errors("on_link"):
-        return await fetch_upload(address.strip(), client_address(request.request))
+    try:
+        with plain_errors("on_link"):
+            return {"photo": await fetch_upload(address.strip(), client_address(request.request))}
+    except gr.Error as error:
+        return {"status": status_text(error.message, bad=True)}
 
 
 @plainly("batch")
@@ -517,7 +522,8 @@ def build_one() -> None:
     cutout.locked(None, None, [download, copy], js="() => page.buttons()", **LOCAL)
     download.click(None, None, None, js="() => page.stage.download()", **LOCAL)
     copy.click(None, None, None, js="() => page.stage.copy()", **LOCAL)
-    gr.on([fetch.click, link.submit], on_link, link, photo, show_progress_on=photo, **PRIVATE, **AT_ONCE)
+    found: dict[str, Any] = {"photo": photo, "status": status}
+    gr.on([fetch.click, link.submit], by_name(on_link, found), link, [photo, status], **QUIET)
 
 
 def build_several() -> None:
@@ -574,7 +580,7 @@ with CheckedBlocks(title=TITLE, analytics_enabled=False) as demo:
     gr.HTML(ABOUT, elem_id="about")
 
 try:
-    demo.more_routes = routes(remover)
+    demo.more_routes = [*routes(remover), Route(f"/{PICTURE.name}", lambda _: FileResponse(PICTURE))]
 except SettingError as error:
     raise SystemExit(str(error)) from None
 monitoring.log_requests()
@@ -590,9 +596,10 @@ def serve() -> None:
         signal.signal(number, lambda *_: told.set())
     demo.launch(
         css_paths=PACKAGE / "page" / "style.css",
-        head=head(TITLE, TEXT, PICTURE, file_store().lifetime),
+        head=head(TITLE, TEXT, f"/{PICTURE.name}", file_store().lifetime),
         theme=THEME,
         enable_monitoring=False,
+        favicon_path=PICTURE.with_name("icon.svg"),
         footer_links=["api"],
         max_file_size=MAX_BYTES,
         max_threads=MAX_EVENTS,

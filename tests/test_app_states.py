@@ -60,13 +60,17 @@ def test_nothing_can_be_downloaded_while_an_answer_is_on_its_way(page, refined):
     start_with(page, PERSON)
     expect(page.locator("#status")).to_contain_text("kB")  # at rest
     held = []
-    page.route("**/queue/join*", lambda route: held.append(route))  # noqa: PLW0108  # Playwright marks it
+
+    def hold(route) -> None:
+        held.append(route)
+
+    page.route("**/queue/join*", hold)
     choose(page, "background", "Black")
     expect(page.locator("#download")).to_be_disabled()
     expect(page.locator("#download")).to_contain_text("Not ready yet")
-    page.unroute("**/queue/join*")
     for route in held:
         route.continue_()
+    page.unroute("**/queue/join*", hold)
     expect(page.locator("#download")).to_be_enabled()
     assert np.array_equal(pixels(download(page, "#download")[1]), np.asarray(refined.composite("#000000")))
 

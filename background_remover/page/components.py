@@ -158,7 +158,7 @@ def findings_text(preset: Preset, findings: list[Finding]) -> str:
         for finding in findings
     ]
     fine = all(finding.ok for finding in findings)
-    title = f"{html.escape(preset.title)}: {'this file is what is asked for' if fine else 'this file is not what is asked for'}"
+    title = f"{html.escape(preset.title)}: this file is {'' if fine else 'not '}what is asked for"
     note = f"<p>{html.escape(preset.rule.note)}</p>" if preset.rule.note else ""
     return f"<details{'' if fine else ' open'}><summary>{title}</summary><ul>{''.join(lines)}</ul>{note}</details>"
 
@@ -198,7 +198,9 @@ def head(lifetime: float) -> str:
     """What stands in the page's head, before all its parts, which share it; files are kept for `lifetime` seconds."""
     limits = {"bytes": MAX_BYTES, "files": MAX_FILES, "seconds": lifetime}
     script = f"{(ASSETS / 'page.js').read_text()}\npage.limits = {json.dumps(limits)};"
-    return f"<script>(() => {{{script}}})()</script>"
+    # Gradio would have this rule for what is within the page alone: the button for the download covers what is there.
+    style = "@media (max-width: 640px) { html { scroll-padding-bottom: 72px; } }"
+    return f"<style>{style}</style><script>(() => {{{script}}})()</script>"
 
 
 def about(weights: Weights, engine: str) -> str:

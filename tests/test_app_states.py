@@ -360,7 +360,9 @@ def test_the_whole_flow_can_be_done_with_the_keyboard(page, refined):
                 return
         raise AssertionError(f"the keyboard does not reach {selector}")
 
-    reach("#photo button, #photo [role=button], #photo input")
+    expect(page.locator("#examples img").last).to_be_visible()  # all is there
+    page.wait_for_timeout(500)
+    reach("#photo .upload-container")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files(PERSON)

@@ -217,6 +217,7 @@ document.documentElement.classList.toggle("at-home", /^(localhost|127\.[\d.]+|\[
     set("#matte .image-container > button", "aria-label", "Mask");
     set(".empty[aria-label]", "role", "img");
     set("#examples button:has(img)", "aria-label", (button) => `Example: ${file(button.querySelector("img"))}`);
+    set("fieldset input[type=radio]", "name", (radio) => `radio-${radio.closest("[id]").id}`); // one group for the arrow keys
     // these have a text of their own, which their labels would hide
     const named = document.querySelectorAll(".upload-container:not(.icon-mode)[aria-label], .thumbnail-item[aria-label]");
     named.forEach((button) => button.removeAttribute("aria-label"));

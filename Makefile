@@ -41,10 +41,11 @@ pictures: $(VENV)/dev browser
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-benchmark: $(VENV)/benchmark
+benchmark: $(VENV)/benchmark browser
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/programs.py
 	$(BIN)/python benchmarks/catalogues.py
+	$(BIN)/python benchmarks/page.py
 
 # The newest versions that the requirements allow, for all others to use; run the tests before committing them.
 constraints:

@@ -22,16 +22,14 @@ QUALITY = 82  # of a JPEG
 
 def one(page: Page) -> None:
     """A photo and its results."""
-    page.locator("#photo input[type=file]").set_input_files(EXAMPLES / "cat.jpg")
-    expect(page.locator("#status")).to_contain_text("Done in", timeout=60_000)
+    page.locator("#photo input[type=file]").set_input_files(EXAMPLES / "person.jpg")
+    expect(page.locator("#status")).to_contain_text("kB", timeout=60_000)
 
 
 def touch(page: Page) -> None:
     one(page)
-    page.locator("#touchup-section > button").click()
-    canvas = page.locator("#touchup canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
+    page.locator("#cutout .brush").click()
+    box = page.locator("#cutout canvas").bounding_box()
     assert box
     page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.15 * box["height"])
     page.mouse.down()

@@ -40,19 +40,17 @@ from background_remover import (
 from background_remover.choices import BACKGROUND_IMAGE, REFINE, TEXTS
 from background_remover.compositing import BLUR
 from background_remover.framing import MARGIN
-from background_remover.page import gradio_overrides
+from background_remover.page import gradio_overrides, several
 from background_remover.page.blocks import CheckedBlocks
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES, fetch_upload
 from background_remover.page.components import (
     THEME,
     custom,
     describe,
-    folder_input,
     head,
     photo_input,
     photos_input,
     picture,
-    progress_text,
     status_line,
     status_text,
 )
@@ -66,7 +64,6 @@ from background_remover.page.controls import (
 from background_remover.page.guard import client_address, listeners
 from background_remover.page.pictures import (
     PREVIEW,
-    THUMBNAIL,
     make_file,
     open_cutout,
     recent,
@@ -321,54 +318,29 @@ async def on_link(address: str, request: gr.Request) -> Upload:
         return await fetch_upload(address.strip(), client_address(request.request))
 
 
-@plainly("batch")
-def on_photos(photos: list[str] | None, *controls: Any) -> Iterator[dict[str, Any]]:
-    """Several photos, one after the other; what is done so far is shown, and kept."""
-    photos = check_count(photos)
-    turns = BatchTurns(read_controls(*controls))  # what can't be made is told at once
-    folder, start = file_store().new_folder(), time.perf_counter()
-    finished: list[str] = []
-    shown: list[tuple[str, str]] = []
-    failed: list[str] = []
-
-    def save(cutout: Cutout, path: Path) -> None:
-        framed = turns.finish.frame(cutout)
-        turns.finish.write(framed, path)
-        small = framed.preview(THUMBNAIL)
-        shown.append((save_preview(turns.finish.pixels(small), str(path), "small", small.photo.icc), path.name))
-
-    def show(done: int) -> dict[str, Any]:
-        text = progress_text(done, len(photos), time.perf_counter() - start, failed)
-        return {"finished": list(finished), "batch-status": text, "gallery": list(shown)}
-
-    yield show(0) | {"zip": gr.update(interactive=False)} | show_running(True)
-    each = remover.each(photos, folder, save, turns.finish.suffix, turns.open, refine=True)
-    for done, outcome in enumerate(each, 1):
-        if outcome.path:
-            finished.append(str(outcome.path))
-        if outcome.reason:
-            failed.append(f"{outcome.name}: {outcome.reason}")
-        yield show(done)
+def refused_photos(reason: str, sent: Any, *_: Any) -> dict[str, Any]:
+    """The tiles where nothing more comes of what was asked: the sentence that says why."""
+    return {"gallery": {"run": several.read_run(sent), "refused": reason}}
 
 
-@plainly("edit")
-def on_folder(paths: list[str] | None) -> list[str]:
-    """The files of a folder, without those that systems keep there for themselves."""
-    return [path for path in paths or [] if not Path(path).name.startswith(".")]
+@plainly("batch", refused=refused_photos)
+def on_photos(sent: Any, *controls: Any) -> Iterator[dict[str, Any]]:
+    """Several photos, one after the other: cut out, or those that have been, with another look."""
+    finish = read_controls(*controls)
+    for value in several.work_through(remover, several.read_task(sent), finish):
+        yield {"gallery": value}
 
 
-@plainly("edit")
-def on_photos_done(finished: list[str] | None) -> dict[str, Any]:
-    """What is done, as one zip; after the last photo as well as after a stop."""
-    if not finished:
-        return show_running(False)
-    path = write_zip(finished, file_store().new_folder() / "cutouts.zip")
-    return {"zip": gr.update(value=path, interactive=True)} | show_running(False)
+@plainly("edit", refused=lambda reason, sent: {"asked": read_number(sent), "refused": reason})
+def on_edited(sent: Any) -> dict[str, Any]:
+    """One of several photos, as it left the editor."""
+    return several.edit(sent)
 
 
-def show_running(running: bool) -> dict[str, Any]:
-    """The start and the stop button, of which one can be pressed."""
-    return {"start": gr.update(interactive=not running), "stop": gr.update(interactive=running)}
+@plainly("edit", refused=lambda reason, sent: {"run": several.read_run(sent), "refused": reason})
+def on_zip(sent: Any) -> dict[str, Any]:
+    """What the tiles show, as one zip."""
+    return several.pack(sent)
 
 
 # --- the layout; an elem_id is a promise too, since people script the page --------------------------------
@@ -412,8 +384,8 @@ def build_api() -> None:
     call.click(batch, [photos, refine, *finish], [archive, report], api_name="batch", **AT_ONCE)
 
 
-def build_one() -> None:
-    """The tab for one photo."""
+def build_one() -> list[Any]:
+    """The tab for one photo; gives what an opened one sets: the photo, its refinement, the controls."""
     with gr.Column(elem_classes=["editor"], elem_id="editor"):
         with gr.Row(elem_classes=["panes"]):
             photo = photo_input(label="Photo", elem_id="photo", sources=["upload", "clipboard", "webcam"])
@@ -471,46 +443,48 @@ def build_one() -> None:
     download.click(None, None, None, js="() => page.stage.download()", **PRIVATE)
     copy.click(None, None, None, js="() => page.stage.copy()", **PRIVATE)
     gr.on([fetch.click, link.submit], on_link, link, photo, show_progress_on=photo, **PRIVATE, **AT_ONCE)
+    return [photo, refine, *controls]
 
 
-def build_several() -> None:
-    """The tab for several photos."""
-    finished = gr.State()
-    photos = photos_input(label="Photos", height=200, elem_id="photos")
-    folder = folder_input("Choose a folder instead", size="sm", elem_id="choose-folder")
+def build_several(tab: gr.Tab, editor: list[Any], back: gr.Button) -> None:
+    """The tab for several photos, of which each can be opened in the editor: its photo, refinement and controls."""
+    custom("inlet", elem_id="photos")
     controls: list[Any] = [*background_controls("batch-"), *frame_controls("batch-")]
-    with gr.Row(elem_classes=["bar"]):
+    with gr.Row(elem_classes=["bar", "batch-bar"]):
         controls.append(format_control("batch-"))
-        start = gr.Button("Cut out all", variant="primary", elem_id="start", min_width=130)
-        stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=130)
-        zipped = gr.DownloadButton("Download zip", interactive=False, elem_id="zip", min_width=130)
-    status = status_line("batch-status")
-    gallery = gr.Gallery(
-        label="Cutouts",
-        columns=5,
-        fit_columns=False,
-        height="auto",
-        object_fit="contain",
-        interactive=False,
-        buttons=["fullscreen"],
-        elem_id="gallery",
-        elem_classes=["checker"],
-    )
+        start = gr.Button("Cut out all", variant="primary", interactive=False, elem_id="start", min_width=130)
+        stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=90)
+        zipped = gr.Button("Download zip", interactive=False, elem_id="zip", min_width=130)
+    tiles = custom("tiles", elem_id="gallery", most=MAX_FILES)
+    packed, edited = gr.JSON(visible=False), gr.JSON(visible=False)
 
-    folder.upload(on_folder, folder, photos, show_progress="hidden", **PRIVATE, **AT_ONCE)
-    ends: dict[str, Any] = {"zip": zipped, "start": start, "stop": stop}
-    everything = {"finished": finished, "batch-status": status, "gallery": gallery} | ends
-    run = start.click(
-        by_name(on_photos, everything),
-        [photos, *controls],
-        list(everything.values()),
-        show_progress="hidden",
-        **PRIVATE,
-        **AT_ONCE,
+    gr.on([c.change for c in controls], None, controls, None, js="(...look) => page.tiles?.look(look)", **PRIVATE)
+    start.click(None, None, None, js="() => page.tiles.start()", **PRIVATE)
+    run = tiles.run(
+        by_name(on_photos, {"gallery": tiles}),
+        [tiles, *controls],
+        [tiles],
+        js="(_, ...look) => [page.tiles.task(look), ...look]",
+        trigger_mode="multiple",  # else the browser ignores it while a stopped one ends
+        **QUIET,
     )
-    done: dict[str, Any] = {"fn": by_name(on_photos_done, ends), "inputs": [finished], "outputs": list(ends.values())}
-    run.then(**done, **PRIVATE, **AT_ONCE)
-    stop.click(None, cancels=[run], **PRIVATE).then(**done, **PRIVATE, **AT_ONCE)
+    run.success(None, tiles, None, js="(value) => page.tiles.ended(value)", **PRIVATE)
+    run.failure(None, None, None, js="() => page.tiles.failed()", **PRIVATE)  # also once one has been stopped
+    stop.click(None, None, None, js="() => page.tiles.stop()", cancels=[run], **PRIVATE)
+    for event, handler, answer, name in (
+        (tiles.edited, on_edited, edited, "edit"),
+        (tiles.packed, on_zip, packed, "pack"),
+    ):
+        told = event(handler, tiles, answer, js=f"() => page.tiles.{name}()", trigger_mode="multiple", **QUIET)
+        told.success(None, answer, None, js=f"(value) => page.tiles.{name}ed(value)", **PRIVATE)
+        told.failure(None, None, None, js=f"() => page.tiles.{name}ed(null)", **PRIVATE)
+    zipped.click(None, None, None, js="() => page.tiles.zip()", **PRIVATE)
+    tiles.told(None, None, [start, stop, zipped, back], js="() => page.tiles.buttons()", **PRIVATE)
+    tiles.opened(None, None, editor[1:], js="() => page.tiles.opening()", **PRIVATE).then(
+        None, None, editor[:1], js="() => page.tiles.open()", **PRIVATE
+    )
+    back.click(None, None, None, js="() => page.tab(1)", **PRIVATE)
+    tab.select(None, editor[1:], None, js="(refine, ...look) => page.tiles?.back(refine, look)", **PRIVATE)
 
 
 with CheckedBlocks(title="Background remover", analytics_enabled=False) as demo:
@@ -521,9 +495,10 @@ with CheckedBlocks(title="Background remover", analytics_enabled=False) as demo:
     )
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("One photo", id="one"):
-            build_one()
-        with gr.Tab("Several photos", id="several"):
-            build_several()
+            back = gr.Button("Back to all photos", visible=False, size="sm", elem_id="back")
+            editor = build_one()
+        with gr.Tab("Several photos", id="several") as tab:
+            build_several(tab, editor, back)
     gr.Markdown(f"{ABOUT}\n\n{KEPT}", elem_id="about")
 
 try:

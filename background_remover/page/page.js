@@ -3,7 +3,17 @@
 window.page = {
   asked: 0, // changes so far: a result counts that has been made for the newest
   stage: null,
+  tiles: null, // once the tab for several photos has been opened
   local: "", // a blob: URL of the photo that was just chosen here
+
+  say(text, ...values) {
+    return text.replace(/\{(\d)\}/g, (_, n) => values[n]);
+  },
+
+  // One of the tabs comes to the front.
+  tab(number) {
+    document.querySelectorAll('#tabs [role="tab"]')[number].click();
+  },
 
   ask() {
     this.asked += 1;
@@ -17,6 +27,7 @@ window.page = {
     if (photo && work && [work.photo, work.preview].includes(photo.path)) return [{ __type__: "update" }, { __type__: "update" }];
     this.asked += 1;
     this.stage.begin(photo);
+    this.tiles?.left();
     return [null, ""];
   },
 
@@ -32,12 +43,8 @@ window.page = {
   async take(files) {
     if (!files.length) return;
     const several = files.length > 1 || document.querySelector("#photos")?.offsetParent;
-    if (several) {
-      document.querySelectorAll('#tabs [role="tab"]')[1].click();
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    } else {
-      document.querySelectorAll('#tabs [role="tab"]')[0].click();
-    }
+    this.tab(several ? 1 : 0);
+    while (several && !this.tiles) await new Promise((resolve) => setTimeout(resolve, 50));
     const input = document.querySelector(several ? "#photos input[type=file]" : "#photo input[type=file]");
     const carried = new DataTransfer();
     for (const file of files) carried.items.add(file);

@@ -495,7 +495,7 @@ with CheckedBlocks(title="Background remover", analytics_enabled=False) as demo:
     )
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("One photo", id="one"):
-            back = gr.Button("Back to all photos", visible=False, size="sm", elem_id="back")
+            back = gr.Button("← Back to all photos", visible=False, size="md", elem_id="back")
             editor = build_one()
         with gr.Tab("Several photos", id="several") as tab:
             build_several(tab, editor, back)

@@ -24,7 +24,6 @@ from background_remover.page.files import Upload, file_store
 from background_remover.page.pictures import (
     PREVIEW,
     THUMBNAIL,
-    file_data,
     framed,
     save_matte,
     save_preview,
@@ -249,7 +248,7 @@ def pack(sent: Any) -> dict[str, Any]:
     names = unique_names([file and Path(file).name for file in files])
     rows = [
         Row(
-            str(tile.get("name"))[:LONGEST_NAME],
+            str(tile.get("name") or "")[:LONGEST_NAME],
             name or "",
             tile["outcome"] if tile.get("outcome") in OUTCOMES else OUTCOMES[-1],
             str(tile.get("reason") or "")[:LONGEST_REASON],
@@ -262,7 +261,7 @@ def pack(sent: Any) -> dict[str, Any]:
             if file and name:
                 archive.write(file, name)
         archive.writestr("report.csv", report(rows))
-    return {"run": read_run(sent), "file": file_data(str(path)), "name": path.name}
+    return {"run": read_run(sent), "file": str(path), "name": path.name}
 
 
 def unique_names(names: list[str | None]) -> list[str | None]:

@@ -328,7 +328,7 @@ function packed(value) {
   if (!packing) return;
   packing = false;
   if (value?.file) {
-    archive = { key: JSON.stringify(pack().tiles), url: value.file.url, name: value.name };
+    archive = { key: JSON.stringify(pack().tiles), url: url(value.file), name: value.name };
     save(archive.url, archive.name);
   } else if (value?.gone) {
     for (const tile of tiles.filter(({ id }) => value.gone.includes(id))) {
@@ -408,7 +408,7 @@ function sentence() {
   const unanswered = current.filter(({ answered }) => !answered).length;
   if (phase === "stopping") return say("Stopping…");
   if (phase === "applying") return say("{0} of {1} have the new look", current.length - unanswered, current.length) + left(unanswered);
-  if (phase === "cutting") return say("{0} of {1} done", done + empty + bad, all) + left(tiles.filter(waits).length);
+  if (phase === "cutting" && tiles.some(waits)) return say("{0} of {1} done", done + empty + bad, all) + left(tiles.filter(waits).length);
   if (problem) return problem;
   if (!all) return "";
   if (stopped) return say("Stopped: {0} of {1} cut out.", done, all);
@@ -453,8 +453,7 @@ function tell() {
   const old = look && tiles.some((tile) => tile.state === "done" && tile.made !== key(look));
   at(".stale").hidden = !old || phase === "applying" || (phase === "stopping" && wanted === "look");
   at("#apply").disabled = !idle;
-  at(".again").hidden = !bad || !idle;
-  at(".again .what").textContent = bad === 1 ? say("1 photo could not be cut out.") : say("{0} photos could not be cut out.", bad);
+  at("#retry").hidden = !bad || !idle;
   document.dispatchEvent(new CustomEvent("tiles", { detail: tiles.length }));
   const now = JSON.stringify(page.tiles.buttons());
   if (now !== shown) trigger("told", { state: (shown = now) });
@@ -496,6 +495,7 @@ page.tiles = {
   open() {
     page.stage.open({ work: editing.work, strokes: editing.strokes });
     const { preview } = editing.work;
+    setTimeout(() => document.querySelector("#back")?.focus(), 100); // once it can be seen
     return [{ path: preview, url: url(preview), orig_name: editing.name, meta: { _type: "gradio.FileData" } }];
   },
   edit() {

@@ -52,6 +52,21 @@ window.page = {
     input.dispatchEvent(new Event("change", { bubbles: true }));
   },
 
+  // The files of what was dropped, those in folders among it, without what systems keep there for themselves.
+  async files(entries) {
+    const found = [];
+    for (const entry of entries) {
+      if (/^(\.|Thumbs\.db$|desktop\.ini$)/i.test(entry.name)) continue;
+      if (entry.isFile) found.push(await new Promise((resolve, reject) => entry.file(resolve, reject)));
+      else {
+        const reader = entry.createReader();
+        for (let some; (some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject))).length; )
+          found.push(...(await this.files(some)));
+      }
+    }
+    return found;
+  },
+
   // A photo by its address goes into the field for that.
   link(text) {
     const field = document.querySelector("#link input, #link textarea");
@@ -83,7 +98,9 @@ window.page = {
       event.preventDefault();
       event.stopPropagation();
       const files = [...event.dataTransfer.files];
-      if (files.length) page.take(files);
+      const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+      if (entries.some((entry) => entry.isDirectory)) page.files(entries).then((found) => page.take(found));
+      else if (files.length) page.take(files);
       else page.link(event.dataTransfer.getData("text/uri-list").split("\n")[0]);
     },
     true,

@@ -20,7 +20,7 @@ let wanted = null; // and what it is to be: "cut" or "look"
 let taken = 0; // of the run's answers
 let times = []; // seconds that sound photos have taken since the start
 let [problem, stopped, packing] = ["", false, false];
-let look = null; // the controls' values now
+let [look, given] = [null, null]; // the controls' values now, and those that the run has
 let archive = null; // the last zip: {key, url, name}
 let editing = null; // the tile that is in the editor
 let edits = []; // tiles that came back changed, the first of which the server has
@@ -52,7 +52,7 @@ function add(files) {
   const room = Math.max(0, props.most - tiles.length);
   problem = "";
   if (phase === "idle") stopped = false;
-  if (files.length > room) problem = say("These are more than {0} photos: the last {1} were left out.", props.most, files.length - room);
+  if (files.length > room) problem = say("These are more than {0} photos: only the first {0} are here.", props.most);
   for (const file of [...files].slice(0, room)) {
     const tile = { id: (last += 1), name: file.name, file, state: "uploading", version: 0, strokes: [], refine: true };
     tiles.push(tile);
@@ -156,7 +156,7 @@ function apply() {
 }
 
 function task(values) {
-  look = values;
+  look = given = values;
   const sent = current.map(({ tile }) =>
     wanted === "cut"
       ? { id: tile.id, photo: tile.path }
@@ -183,17 +183,18 @@ function settle(outcome) {
   item.answered = true;
   if (!outcome.reason) times.push(outcome.took);
   if (!tiles.includes(tile) || tile.version !== version) return;
-  if (outcome.work) tile.work = outcome.work;
+  if (outcome.work) Object.assign(tile, { work: outcome.work, values: given });
   tile.reason = outcome.reason || "";
-  if (outcome.file) become(tile, outcome, look);
+  if (outcome.file) become(tile, outcome, given, given);
   else if (outcome.gone) lose(tile, outcome.reason);
   else if (outcome.work) tile.state = "empty";
   else if (wanted === "cut") tile.state = "failed";
   paint(tile);
 }
 
-function become(tile, { file, name, thumbnail }, values) {
-  Object.assign(tile, { state: "done", result: { file, name, thumbnail }, values, made: key(look), reason: "" });
+// It has a result, with a look of its own or that of all, which is then another look's if that is changed.
+function become(tile, { file, name, thumbnail }, values, all) {
+  Object.assign(tile, { state: "done", result: { file, name, thumbnail }, values, made: key(all), reason: "" });
 }
 
 // Its files are no longer there: it is to be sent once more.
@@ -267,7 +268,7 @@ function back(refine, values) {
   if (same && key(values) === key(tile.values)) return;
   if (tile.state === "empty" && !state.strokes.length) return;
   Object.assign(tile, { strokes: state.strokes, refine, values, version: tile.version + 1, changing: true, reason: "" });
-  edits.push({ tile, version: tile.version });
+  edits.push({ tile, version: tile.version, all: look });
   if (edits.length === 1) trigger("edited");
   paint(tile);
   tell();
@@ -278,7 +279,7 @@ function edited(value) {
   if (done && tiles.includes(done.tile) && done.tile.version === done.version) {
     const { tile } = done;
     tile.changing = false;
-    if (value?.file) become(tile, value, tile.values);
+    if (value?.file) become(tile, value, tile.values, done.all);
     else tile.reason = value?.refused || say("This change could not be made: open it once more.");
     paint(tile);
   }
@@ -288,6 +289,8 @@ function edited(value) {
 
 // --- files ---
 
+const DELETED = () => say("This result has since been deleted here: try it again.");
+
 function save(address, name) {
   const link = Object.assign(document.createElement("a"), { href: address, download: name });
   document.body.append(link);
@@ -295,12 +298,17 @@ function save(address, name) {
   link.remove();
 }
 
-const there = (address) => fetch(address, { method: "HEAD" }).then(({ ok }) => ok, () => false);
+const there = (address) => fetch(address, { method: "HEAD" }).then(({ ok }) => ok);
 
 async function get(tile) {
   const { file, name } = tile.result;
-  if (await there(url(file))) return save(url(file), name);
-  lose(tile, say("This result has since been deleted here: try it again."));
+  try {
+    problem = "";
+    if (await there(url(file))) save(url(file), name);
+    else lose(tile, DELETED());
+  } catch {
+    problem = say("This server can't be reached just now: try it again.");
+  }
   paint(tile);
   tell();
 }
@@ -315,9 +323,9 @@ function pack() {
 
 async function zip() {
   if (packing) return;
-  packing = true;
+  [packing, problem] = [true, ""];
   tell();
-  if (archive?.key === JSON.stringify(pack().tiles) && (await there(archive.url))) {
+  if (archive?.key === JSON.stringify(pack().tiles) && (await there(archive.url).catch(() => false))) {
     packing = false;
     save(archive.url, archive.name);
     tell();
@@ -332,7 +340,7 @@ function packed(value) {
     save(archive.url, archive.name);
   } else if (value?.gone) {
     for (const tile of tiles.filter(({ id }) => value.gone.includes(id))) {
-      lose(tile, say("This result has since been deleted here: try it again."));
+      lose(tile, DELETED());
       paint(tile);
     }
     problem = say("Some results have since been deleted here: try the failed again.");
@@ -373,7 +381,7 @@ function paint(tile) {
   tile.element.classList.toggle("told", Boolean(tile.reason));
   tile.element.setAttribute("aria-busy", Boolean(working));
   part(".wheel").hidden = !working;
-  const { open, picture, link } = { open: part(".open"), picture: part("img"), link: part(".get") };
+  const [open, picture, link] = [".open", "img", ".get"].map(part);
   open.disabled = !tile.work || Boolean(item && wanted === "look" && working);
   open.title = open.disabled ? "" : say("Open it in the editor");
   open.classList.toggle("thumbnail-item", Boolean(tile.result));
@@ -383,6 +391,8 @@ function paint(tile) {
   picture.classList.toggle("cutout", Boolean(tile.result));
   picture.alt = tile.result ? say("{0}, cut out", tile.name) : tile.name;
   part(".kind").hidden = Boolean(source);
+  if (source) open.removeAttribute("aria-label"); // the picture has a text
+  else open.setAttribute("aria-label", tile.name);
   link.hidden = !tile.result;
   if (tile.result) {
     link.href = url(tile.result.file);
@@ -417,7 +427,7 @@ function sentence() {
   const parts = [say("{0} cut out", done)];
   if (empty) parts.push(say("{0} without a subject", empty));
   if (bad) parts.push(say("{0} failed", bad));
-  if (count("ready")) parts.push(say("{0} to do", count("ready")));
+  if (tiles.some(waits)) parts.push(say("{0} to do", tiles.filter(waits).length));
   return parts.join(", ");
 }
 
@@ -452,7 +462,7 @@ function tell() {
   const bad = count("failed");
   const old = look && tiles.some((tile) => tile.state === "done" && tile.made !== key(look));
   at(".stale").hidden = !old || phase === "applying" || (phase === "stopping" && wanted === "look");
-  at("#apply").disabled = !idle;
+  at("#apply").disabled = !idle || edits.length > 0;
   at("#retry").hidden = !bad || !idle;
   document.dispatchEvent(new CustomEvent("tiles", { detail: tiles.length }));
   const now = JSON.stringify(page.tiles.buttons());

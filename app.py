@@ -45,12 +45,14 @@ from background_remover.page.blocks import CheckedBlocks
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES, fetch_upload
 from background_remover.page.components import (
     THEME,
+    about,
     custom,
     describe,
     head,
     photo_input,
     photos_input,
     picture,
+    privacy,
     status_line,
     status_text,
 )
@@ -110,14 +112,11 @@ MAX_EVENTS = sum(most for *_, most in WAITING.values()) + 64
 MAX_SESSIONS = 1000  # visitors whose photo at hand is remembered; each takes a few kB
 ENDING = 10.0  # seconds that work in hand has when the server is told to end
 
-ABOUT = " · ".join(
-    (
-        f"Weights: **{remover.weights.name}**",
-        f"Licence: {remover.weights.licence}",
-        f"Running on: {remover.engine}",
-    )
-) + (f"\n\n{remover.weights.note}" if remover.weights.note else "")
-KEPT = f"Photos and results are deleted here {file_store().lifetime / 60:.0f} minutes after their last use."
+TITLE = "Background remover"
+TEXT = "Drop a photo: its subject comes back on a transparent background, at full size."
+PICTURE = "preview.jpg"
+ABOUT = about(remover.weights, str(remover.engine))
+PRIVACY = privacy(file_store().lifetime)
 
 
 # --- the API: names, parameters, their order and outputs are a contract (tests/test_api.py) -------------
@@ -385,7 +384,7 @@ def build_api() -> None:
 
 
 def build_one() -> list[Any]:
-    """The tab for one photo; gives what an opened one sets: the photo, its refinement, the controls."""
+    """The tab for one photo; gives what an opened one sets: its refinement, and the controls."""
     with gr.Column(elem_classes=["editor"], elem_id="editor"):
         with gr.Row(elem_classes=["panes"]):
             photo = photo_input(label="Photo", elem_id="photo", sources=["upload", "clipboard", "webcam"])
@@ -398,14 +397,15 @@ def build_one() -> list[Any]:
             download_format = format_control()
             copy = gr.Button("Copy", interactive=False, elem_id="copy", min_width=80)
             download = gr.Button("Download", variant="primary", interactive=False, elem_id="download", min_width=150)
+        gr.HTML('<p>Your last results</p><div class="recents"></div>', elem_id="recent")
+        if EXAMPLES:
+            gr.Examples(EXAMPLES, inputs=[photo], label="Examples", examples_per_page=24, elem_id="examples", **PRIVATE)
+        with gr.Row(elem_id="link-row"):
+            link = gr.Textbox(
+                placeholder="https://", label="A photo's address on the web", elem_id="link", max_lines=1, scale=4
+            )
+            fetch = gr.Button("Fetch", elem_id="fetch", min_width=90, scale=1)
         controls: list[Any] = [*background_controls(), *frame_controls(), download_format]
-    with gr.Row(elem_classes=["link"]):
-        link = gr.Textbox(
-            placeholder="https://", label="A photo's address on the web", elem_id="link", max_lines=1, scale=4
-        )
-        fetch = gr.Button("Fetch", elem_id="fetch", min_width=90, scale=1)
-    if EXAMPLES:
-        gr.Examples(EXAMPLES, inputs=[photo], label="Examples", examples_per_page=12, elem_id="examples", **PRIVATE)
     made, view = gr.JSON(visible=False), gr.JSON(visible=False)
 
     shown: dict[str, Any] = {"cutout": cutout, "matte": matte, "status": status}
@@ -422,7 +422,10 @@ def build_one() -> list[Any]:
         **QUIET,
     ).failure(**lost)
     changes = [refine.input, *(control.change for control in controls)]
-    gr.on(changes, None, None, None, js="() => page.ask()", **PRIVATE)
+    settings = gr.BrowserState(storage_key="background-remover-settings", secret="of nobody")  # noqa: S106
+    gr.on(changes, None, inputs[1:], settings, js="(...values) => page.ask() || [values]", **PRIVATE)
+    demo.load(None, settings, inputs[1:], js=f"(values) => page.settings(values, {len(inputs) - 1})", **PRIVATE)
+    cutout.opened(None, None, photo, js="() => page.stage.photo()", **PRIVATE)
     gr.on(
         [cutout.input, *changes],
         by_name(on_look, shown),
@@ -443,11 +446,11 @@ def build_one() -> list[Any]:
     download.click(None, None, None, js="() => page.stage.download()", **PRIVATE)
     copy.click(None, None, None, js="() => page.stage.copy()", **PRIVATE)
     gr.on([fetch.click, link.submit], on_link, link, photo, show_progress_on=photo, **PRIVATE, **AT_ONCE)
-    return [photo, refine, *controls]
+    return inputs[1:]
 
 
 def build_several(tab: gr.Tab, editor: list[Any], back: gr.Button) -> None:
-    """The tab for several photos, of which each can be opened in the editor: its photo, refinement and controls."""
+    """The tab for several photos, of which each can be opened in the editor: its refinement and controls."""
     custom("inlet", elem_id="photos")
     controls: list[Any] = [*background_controls("batch-"), *frame_controls("batch-")]
     with gr.Row(elem_classes=["bar", "batch-bar"]):
@@ -455,7 +458,7 @@ def build_several(tab: gr.Tab, editor: list[Any], back: gr.Button) -> None:
         start = gr.Button("Cut out all", variant="primary", interactive=False, elem_id="start", min_width=130)
         stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=90)
         zipped = gr.Button("Download zip", interactive=False, elem_id="zip", min_width=130)
-    tiles = custom("tiles", elem_id="gallery", most=MAX_FILES)
+    tiles = custom("tiles", elem_id="gallery")
     packed, edited = gr.JSON(visible=False), gr.JSON(visible=False)
 
     gr.on([c.change for c in controls], None, controls, None, js="(...look) => page.tiles?.look(look)", **PRIVATE)
@@ -480,26 +483,23 @@ def build_several(tab: gr.Tab, editor: list[Any], back: gr.Button) -> None:
         told.failure(None, None, None, js=f"() => page.tiles.{name}ed(null)", **PRIVATE)
     zipped.click(None, None, None, js="() => page.tiles.zip()", **PRIVATE)
     tiles.told(None, None, [start, stop, zipped, back], js="() => page.tiles.buttons()", **PRIVATE)
-    tiles.opened(None, None, editor[1:], js="() => page.tiles.opening()", **PRIVATE).then(
-        None, None, editor[:1], js="() => page.tiles.open()", **PRIVATE
+    tiles.opened(None, None, editor, js="() => page.tiles.opening()", **PRIVATE).then(
+        None, None, None, js="() => page.tiles.open()", **PRIVATE
     )
     back.click(None, None, None, js="() => page.tab(1)", **PRIVATE)
-    tab.select(None, editor[1:], None, js="(refine, ...look) => page.tiles?.back(refine, look)", **PRIVATE)
+    tab.select(None, editor, None, js="(refine, ...look) => page.tiles?.back(refine, look)", **PRIVATE)
 
 
-with CheckedBlocks(title="Background remover", analytics_enabled=False) as demo:
+with CheckedBlocks(title=TITLE, analytics_enabled=False) as demo:
     build_api()
-    gr.Markdown(
-        "# Background remover\nDrop a photo: its subject comes back on a transparent background, at full size.",
-        elem_id="title",
-    )
+    gr.HTML(f"<h1>{TITLE}</h1><p>{TEXT} {PRIVACY}</p>", elem_id="title")
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("One photo", id="one"):
             back = gr.Button("← Back to all photos", visible=False, size="md", elem_id="back")
             editor = build_one()
         with gr.Tab("Several photos", id="several") as tab:
             build_several(tab, editor, back)
-    gr.Markdown(f"{ABOUT}\n\n{KEPT}", elem_id="about")
+    gr.HTML(ABOUT, elem_id="about")
 
 try:
     demo.more_routes = routes(remover)
@@ -518,7 +518,7 @@ def serve() -> None:
         signal.signal(number, lambda *_: told.set())
     demo.launch(
         css_paths=PACKAGE / "page" / "style.css",
-        head=head(),
+        head=head(TITLE, TEXT, PICTURE, file_store().lifetime),
         theme=THEME,
         enable_monitoring=False,
         footer_links=["api"],

@@ -62,6 +62,27 @@ CHOICES = (
            ("png", "webp", "jpg", "tif")),
     Choice("quality", int, None, '1 to 100, for a smaller "webp" or "jpg"; without it a "webp" is lossless'),
     Choice("output", str, "cutout", '"cutout", or "matte" for the alpha alone, in grey', ("cutout", "matte")),
+    Choice(
+        "shadow",
+        str,
+        "none",
+        '"drop" falls behind the subject, "contact" lies on the ground beneath it, unless the photo cuts it off there',
+        ("none", "drop", "contact"),
+    ),
+    Choice("shadow_strength", float, 0.5, "how dark that is at its darkest, 0 to 1"),
+    Choice(
+        "shadow_softness",
+        float,
+        0.03,
+        'how soft it is, as a share of the longer side of the subject, 0.005 to 0.1; a softer "drop" falls farther',
+    ),
+    Choice(
+        "shadow_direction",
+        float,
+        135.0,
+        'where a "drop" falls, in degrees clockwise from straight up, 0 to 360: 90 is to the right, 180 down',
+    ),
+    Choice("clean", bool, False, "whether to take away haze and specks far from the subject"),
 )  # fmt: skip
 TEXTS = {choice.name: choice.text for choice in CHOICES}
 BACKGROUND_IMAGE = "an image to put the subject on; it fills the frame and wins over the background"

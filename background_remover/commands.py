@@ -54,9 +54,10 @@ class Commands(click.Group):
 
 def finish_option(choice: Choice) -> click.Option:
     """The option for a field of `Finish`; without it the field has its own default."""
-    name = f"--{choice.name}"
+    words = choice.name.replace("_", "-")
+    name = f"--{words}"
     if choice.kind is bool:
-        return click.Option([f"{name}/--no-{choice.name}"], default=None, help=choice.text)
+        return click.Option([f"{name}/--no-{words}"], default=None, help=choice.text)
     shown = f"{choice.text}  [{choice.default}]" if choice.default is not None else choice.text
     kind: Any = click.Choice(choice.values) if choice.values else choice.kind
     return click.Option([name], type=kind, default=None, help=shown)

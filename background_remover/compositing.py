@@ -24,39 +24,70 @@ BLURS = 0.001, 0.2  # least and most of it
 BLUR_PIXELS = 10  # standard deviation on the copy that is blurred, which is made as small as that allows
 
 
-def composite(foreground: Colours, alpha: Pixels, background: Colours | Colour) -> Colours:
+def composite(
+    foreground: Colours, alpha: Pixels, background: Colours | Colour, shadow: Pixels | None = None
+) -> Colours:
     """Straight alpha over a background (H x W x 3, or one colour): round((a F + (255 - a) B) / 255), exactly.
 
-    The colours have 8 bits or 16, those of the background as many as the foreground's; alpha has 8.
+    With a `shadow`, H x W, 255 where it takes all light, B is (255 - s) B / 255, and nothing else is rounded.
+    The colours have 8 bits or 16, those of the background as many as the foreground's; alpha and shadow have 8.
     """
     out = np.empty_like(foreground)
     out[...] = background
     rows = max(1, CHUNK // alpha.shape[1])
     for start in range(0, alpha.shape[0], rows):
-        _lay_over(*(pixels[start : start + rows] for pixels in (foreground, alpha, out)))
+        band = slice(start, start + rows)
+        shade = None if shadow is None or not shadow[band].any() else shadow[band]
+        _lay_over(foreground[band], alpha[band], out[band], shade)
     return out
 
 
-def _lay_over(foreground: Colours, alpha: Pixels, out: Colours) -> None:
+def _lay_over(foreground: Colours, alpha: Pixels, out: Colours, shadow: Pixels | None) -> None:
     """The same on what `out` has already."""
-    cv2.copyTo(foreground, (alpha == 255).view(np.uint8), out)
     partial = np.flatnonzero((alpha != 0) & (alpha != 255))
-    a = alpha.reshape(-1, 1)[partial].astype(np.uint32)
     pixels = out.reshape(-1, 3)
-    pixels[partial] = (a * foreground.reshape(-1, 3)[partial] + (255 - a) * pixels[partial] + 127) // 255
+    a = alpha.reshape(-1, 1)[partial].astype(np.uint32)
+    if shadow is None:
+        edges = (a * foreground.reshape(-1, 3)[partial] + (255 - a) * pixels[partial] + 127) // 255
+    else:
+        light = (255 - a) * (255 - shadow.reshape(-1, 1)[partial].astype(np.uint32))
+        edges = (255 * a * foreground.reshape(-1, 3)[partial] + light * pixels[partial] + 32512) // 65025
+        left = cv2.merge([cv2.bitwise_not(shadow).astype(out.dtype)] * 3)
+        cv2.multiply(out, left, dst=out, scale=1 / 255)
+    cv2.copyTo(foreground, (alpha == 255).view(np.uint8), out)
+    pixels[partial] = edges
 
 
-def with_alpha(rgb: Colours, alpha: Pixels) -> Colours:
+def with_alpha(rgb: Colours, alpha: Pixels, shadow: Pixels | None = None) -> Colours:
     """H x W x 4 with straight alpha, in 8 or 16 bits as `rgb`.
 
-    Colours under alpha 0 are zeroed, so that no background leaks or weighs.
+    Colours under alpha 0 are zeroed, so that no background leaks or weighs. A `shadow`, H x W, is black of that alpha
+    behind the rest: alpha becomes A = a + (1 - a) s, and the colours a F / A.
     """
     rgba = np.empty((*alpha.shape, 4), rgb.dtype)
     own = alpha if rgb.dtype == np.uint8 else widen(alpha)
     cv2.mixChannels([rgb, own], [rgba], [0, 0, 1, 1, 2, 2, 3, 3])
     whole = rgba.view(f"u{4 * rgba.itemsize}")[..., 0]
     np.multiply(whole, alpha > 0, out=whole)
+    if shadow is not None:
+        rows = max(1, CHUNK // alpha.shape[1])
+        for start in range(0, alpha.shape[0], rows):
+            band = slice(start, start + rows)
+            _put_behind(rgba[band], alpha[band], shadow[band])
     return rgba
+
+
+def _put_behind(rgba: Colours, alpha: Pixels, shadow: Pixels) -> None:
+    """A shadow behind H x W x 4 with that alpha."""
+    most = int(np.iinfo(rgba.dtype).max)
+    whole = np.maximum(alpha, shadow)  # as it is where alpha is 0 or 255
+    cv2.mixChannels([whole if most == 255 else widen(whole)], [rgba], [0, 3])
+    partial = np.flatnonzero((alpha != 0) & (alpha != 255) & (shadow != 0))
+    a, s = (pixels.reshape(-1, 1)[partial].astype(np.uint32) for pixels in (alpha, shadow))
+    both = (most * (65025 - (255 - a) * (255 - s)) + 32512) // 65025
+    pixels = rgba.reshape(-1, 4)
+    colours = (most // 255 * a * pixels[partial, :3] + both // 2) // both
+    pixels[partial] = np.concatenate((colours, both), axis=1)
 
 
 def widen(pixels: Pixels) -> NDArray[np.uint16]:

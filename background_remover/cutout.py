@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from background_remover import matting
+from background_remover import matting, shadows
 from background_remover.colours import Colour, css_colour, parse_colour
 from background_remover.compositing import (
     BLUR,
@@ -26,8 +26,9 @@ from background_remover.compositing import (
 )
 from background_remover.decoding import Photo
 from background_remover.encoding import Target, check_encoding, holds_16_bits, save_pixels, suffix_of
-from background_remover.framing import MARGIN, Frame, Size, check_margin, check_size
+from background_remover.framing import MARGIN, Frame, Size, check_margin, check_size, clean
 from background_remover.photos import PhotoSource, check_pixels, open_photo
+from background_remover.shadows import DIRECTION, SOFTNESS, STRENGTH, Shadow
 from background_remover.stages import stage
 from utilities import PhotoError
 
@@ -44,6 +45,7 @@ class Cutout:
     photo: Photo
     alpha: Pixels  # H x W
     foreground: Pixels  # H x W x 3, the subject's colours; the photo's own where alpha is 255
+    cut: bool | None = None  # of what a frame shows: whether the photo's bottom edge cuts the subject off
 
     @classmethod
     def from_matte(cls, photo: Photo, alpha: Pixels, *, refine: bool = False, foreground: bool = True) -> Cutout:
@@ -81,6 +83,11 @@ class Cutout:
         return bool(self.alpha.any())
 
     @cached_property
+    def cut_off(self) -> bool:
+        """Whether the photo's bottom edge cuts the subject off, so that it does not stand on what is seen."""
+        return shadows.cut_off(self.alpha) if self.cut is None else self.cut
+
+    @cached_property
     def matte(self) -> Image.Image:
         """The alpha matte, mode L: 255 is subject, 0 background."""
         return Image.fromarray(self.alpha)
@@ -97,7 +104,12 @@ class Cutout:
         """
         touched = Cutout.from_matte(self.photo, matting.touch_up(self.photo.opaque(), self.alpha, keep, remove))
         same = (touched.alpha == self.alpha)[..., np.newaxis]
-        return Cutout(self.photo, touched.alpha, np.where(same, self.foreground, touched.foreground))
+        return Cutout(self.photo, touched.alpha, np.where(same, self.foreground, touched.foreground), self.cut)
+
+    def cleaned(self) -> Cutout:
+        """Without haze and specks far from the subject, see `framing.clean`; itself where there are none."""
+        alpha = clean(self.alpha)
+        return self if np.array_equal(alpha, self.alpha) else replace(self, alpha=alpha)
 
     def framed(self, margin: float = MARGIN, size: Size | None = None) -> Cutout:
         """Cropped to the subject, with a margin of that share of its longer side (0 to 1) all around.
@@ -121,7 +133,7 @@ class Cutout:
         foreground, alpha = frame.subject(self.foreground, self.alpha)
         rgb, own = self._shown_photo(self.photo.rgb, frame)
         deep = None if self.photo.deep is None else self._shown_photo(self.photo.deep, frame)[0]
-        return Cutout(replace(self.photo, rgb=rgb, alpha=own, deep=deep), alpha, foreground)
+        return Cutout(replace(self.photo, rgb=rgb, alpha=own, deep=deep), alpha, foreground, self.cut_off)
 
     def _shown_photo(self, rgb: NDArray[Any], frame: Frame) -> tuple[NDArray[Any], Pixels | None]:
         if self.photo.alpha is None:
@@ -143,19 +155,28 @@ class Cutout:
             raise PhotoError("There is no background to composite with: give one, or take .image for transparency.")
         return self._image(self.pixels(background, blur))
 
-    def pixels(self, background: Background | None = None, blur: float = BLUR, *, deep: bool = False) -> NDArray[Any]:
+    def pixels(
+        self,
+        background: Background | None = None,
+        blur: float = BLUR,
+        *,
+        deep: bool = False,
+        shadow: Shadow | None = None,
+    ) -> NDArray[Any]:
         """`image` as H x W x 4, or `composite(background, blur)` as H x W x 3; `deep` in 16 bits if the photo has them.
 
-        Backgrounds have 8 bits, and so has alpha.
+        Backgrounds have 8 bits, and so has alpha. The subject's `shadow` lies on the background, and on transparency
+        it is black with alpha.
         """
         foreground: NDArray[Any] = self.foreground
         if deep and self.photo.deep is not None:  # the photo's own, but where others were found to be the subject's
             others = cv2.absdiff(self.foreground, self.photo.rgb) > ROUNDINGS
             foreground = np.where(others, widen(self.foreground), self.photo.deep)
+        shade = shadow.cast(self.alpha, self.cut_off) if shadow else None
         if background is None:
-            return with_alpha(foreground, self.alpha)
+            return with_alpha(foreground, self.alpha, shade)
         under = np.asarray(self._under(background, blur), np.uint8)
-        return composite(foreground, self.alpha, under if foreground.dtype == np.uint8 else widen(under))
+        return composite(foreground, self.alpha, under if foreground.dtype == np.uint8 else widen(under), shade)
 
     def _under(self, background: Background, blur: float) -> Pixels | Colour:
         """The background at the photo's size, in the photo's colour space; or one colour."""
@@ -182,6 +203,7 @@ class Cutout:
         blur: float = BLUR,
         quality: int | None = None,
         suffix: str | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
         """Write `image`, or `composite(background, blur)`, to a path, in the format of its extension.
 
@@ -192,7 +214,7 @@ class Cutout:
         """
         suffix = suffix_of(target) if suffix is None else suffix
         check_encoding(suffix, quality)
-        pixels = self.pixels(background, blur, deep=holds_16_bits(suffix))
+        pixels = self.pixels(background, blur, deep=holds_16_bits(suffix), shadow=shadow)
         save_pixels(pixels, target, self.photo.icc, quality, self.photo.dpi, suffix)
 
     def _image(self, pixels: Pixels) -> Image.Image:
@@ -209,7 +231,9 @@ class Finish:
     `background` is "transparent", "blur" or a CSS colour; `background_image` wins over it. `crop` goes to the subject
     and its `margin`; `width` and `height` are those of a canvas to crop to, one alone makes a square, 0 is none.
     `format` is an extension that `encoding.ENCODERS` has, for whoever names the file. `output` is "cutout", or "matte"
-    for the alpha alone, in grey, for which no background counts. Units are those of `Cutout`.
+    for the alpha alone, in grey, for which no background counts, and no shadow. `shadow` is one of `shadows.SHADOWS`,
+    and the three behind it are what `Shadow` says. `clean` takes haze and specks away before all else, see
+    `framing.clean`. Units are those of `Cutout`.
     """
 
     background: str = "transparent"
@@ -222,12 +246,20 @@ class Finish:
     format: str = "png"
     quality: int | None = None
     output: str = "cutout"
+    shadow: str = "none"
+    shadow_strength: float = STRENGTH
+    shadow_softness: float = SOFTNESS
+    shadow_direction: float = DIRECTION
+    clean: bool = False
 
     def check(self) -> None:
         """Raises PhotoError for what can't be made of any cutout."""
         check_encoding(self.suffix, self.quality)
         if self.output not in OUTPUTS:
             raise PhotoError(f"'{self.output}' is not what can be had: choose one of {', '.join(OUTPUTS)}.")
+        shadows.check_kind(self.shadow)
+        if self._shadow:
+            self._shadow.check()
         if self.crop or self.size:
             check_margin(self.margin)
         if self.size:
@@ -256,6 +288,7 @@ class Finish:
 
     def frame(self, cutout: Cutout) -> Cutout:
         """What is shown of a cutout. Raises PhotoError."""
+        cutout = cutout.cleaned() if self.clean else cutout
         return cutout.framed(self.margin, self.size) if self.crop or self.size else cutout
 
     def pixels(self, framed: Cutout) -> Pixels:
@@ -265,7 +298,7 @@ class Finish:
         """
         if self.output == "matte":
             return framed.alpha
-        return framed.pixels(self._under, self.blur)
+        return framed.pixels(self._under, self.blur, shadow=self._shadow)
 
     def write(self, framed: Cutout, target: Target) -> None:
         """A file of what was framed, on its background. Raises PhotoError, OSError."""
@@ -274,7 +307,7 @@ class Finish:
             if self.output == "matte":
                 save_pixels(framed.alpha, target, None, self.quality, framed.photo.dpi, suffix)
             else:
-                framed.save(target, self._under, self.blur, self.quality, suffix)
+                framed.save(target, self._under, self.blur, self.quality, suffix, self._shadow)
 
     def save(self, cutout: Cutout, target: Target) -> None:
         """A file of a cutout, framed and on its background.
@@ -286,3 +319,9 @@ class Finish:
     @property
     def _under(self) -> Background | None:
         return self._backdrop or (None if self.background == "transparent" else self.background)
+
+    @property
+    def _shadow(self) -> Shadow | None:
+        if self.shadow == "none" or self.output == "matte":
+            return None
+        return Shadow(self.shadow, self.shadow_strength, self.shadow_softness, self.shadow_direction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -14,9 +15,11 @@ sys.path.insert(0, str(ROOT))
 from background_remover import BackgroundRemover  # noqa: E402
 from background_remover.compositing import composite  # noqa: E402
 
-TILE = 240  # the side of a picture in the gallery, in pixels
+WIDTH = 1280  # of the gallery, in pixels
+BANDS = 3
 GAP = 6
-COLOURS = ["#f2c14e", "#4d9078", "#5b8e7d", "#f78154", "#2b59c3", "#b4436c"]
+BETWEEN = 24  # the gap between two bands
+COLOURS = ["#f2c14e", "#4d9078", "#f78154", "#2b59c3", "#b4436c"]
 
 
 def checkerboard(height: int, width: int) -> np.ndarray:
@@ -25,20 +28,52 @@ def checkerboard(height: int, width: int) -> np.ndarray:
     return np.repeat(np.where((x + y) % 2, 204, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def gallery(remover: BackgroundRemover) -> Image.Image:
-    """A column for each example: photo, matte, transparent, on a colour."""
-    photos = sorted((ROOT / "examples").glob("*.[jp][pn]g"))
-    sheet = Image.new("RGB", (len(photos) * (TILE + GAP) - GAP, 4 * (TILE + GAP) - GAP), "white")
-    for column, path in enumerate(photos):
-        cutout = remover(path)
+def photos() -> list[Path]:
+    """The examples in the order of their credits: the clearest first."""
+    given = (ROOT / "examples" / "CREDITS.md").read_text()
+    return [ROOT / "examples" / name for name in re.findall(r"^\| `(.+?)`", given, re.MULTILINE)]
+
+
+def pair(remover: BackgroundRemover, path: Path, colour: str | None) -> tuple[Image.Image, Image.Image]:
+    """A photo, and its cutout on a colour or on the pattern for transparency."""
+    cutout = remover(path, refine=True)
+    if colour is None:
         rgb = np.ascontiguousarray(cutout.pixels()[..., :3])
-        transparent = composite(rgb, cutout.alpha, checkerboard(*cutout.photo.shape))
-        coloured = cutout.pixels(COLOURS[column % len(COLOURS)])
-        for row, pixels in enumerate((cutout.photo.rgb, cutout.alpha, transparent, coloured)):
-            tile = ImageOps.pad(Image.fromarray(pixels).convert("RGB"), (TILE, TILE), Image.Resampling.LANCZOS, "white")
-            sheet.paste(tile, (column * (TILE + GAP), row * (TILE + GAP)))
+        pixels = composite(rgb, cutout.alpha, checkerboard(*cutout.photo.shape))
+    else:
+        pixels = cutout.pixels(colour)
+    return Image.fromarray(cutout.photo.rgb), Image.fromarray(pixels).convert("RGB")
+
+
+def band(pairs: list[tuple[Image.Image, Image.Image]]) -> Image.Image:
+    """Photos side by side, as high as fits the width, each with its cutout below."""
+    shapes = [photo.width / photo.height for photo, _ in pairs]
+    height = round((WIDTH - GAP * (len(pairs) - 1)) / sum(shapes))
+    sheet = Image.new("RGB", (WIDTH, 2 * height + GAP), "white")
+    edges = np.cumsum([0, *(shape * height + GAP for shape in shapes)])
+    for index, images in enumerate(pairs):
+        left, right = round(edges[index]), round(edges[index + 1]) - GAP
+        if index == len(pairs) - 1:
+            right = WIDTH
+        for row, image in enumerate(images):
+            tile = ImageOps.fit(image, (right - left, height), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (left, row * (height + GAP)))
+    return sheet
+
+
+def gallery(remover: BackgroundRemover) -> Image.Image:
+    """The examples in bands, in turns on transparency and on a colour."""
+    colours = [COLOURS[index // 2 % len(COLOURS)] if index % 2 else None for index in range(len(photos()))]
+    pairs = [pair(remover, path, colour) for path, colour in zip(photos(), colours, strict=True)]
+    each = -(-len(pairs) // BANDS)
+    bands = [band(pairs[first : first + each]) for first in range(0, len(pairs), each)]
+    sheet = Image.new("RGB", (WIDTH, sum(each.height + BETWEEN for each in bands) - BETWEEN), "white")
+    top = 0
+    for strip in bands:
+        sheet.paste(strip, (0, top))
+        top += strip.height + BETWEEN
     return sheet
 
 
 if __name__ == "__main__":
-    gallery(BackgroundRemover.from_pretrained("isnet-general-use")).save(ROOT / "docs" / "examples.jpg", quality=88)
+    gallery(BackgroundRemover.from_pretrained("isnet-general-use")).save(ROOT / "docs" / "examples.jpg", quality=84)

@@ -33,6 +33,7 @@ from background_remover.cutout import OUTPUTS
 from background_remover.encoding import ENCODERS
 from background_remover.finding import SETTLED
 from background_remover.outputs import PART, is_whole
+from background_remover.shadows import SHADOWS
 
 COMMAND = [sys.executable, "-m", "background_remover"]
 ENVIRONMENT = os.environ | {"RMBG_WEIGHTS": weights.ISNET, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -114,6 +115,7 @@ def test_the_choices_are_the_fields_of_a_finish_with_their_defaults():
     }
     values = {choice.name: choice.values for choice in CHOICES if choice.values}
     assert values["output"] == OUTPUTS
+    assert values["shadow"] == SHADOWS
     assert {ENCODERS[f".{value}"].name for value in values["format"]} == {encoder.name for encoder in ENCODERS.values()}
 
 
@@ -130,16 +132,21 @@ def test_each_choice_is_an_option_and_nothing_else_is_made_of_it(invoke):
         "format": "webp",
         "quality": 33,
         "output": "matte",
+        "shadow": "drop",
+        "shadow_strength": 0.7,
+        "shadow_softness": 0.05,
+        "shadow_direction": 200.0,
+        "clean": True,
     }
     assert given.keys() == {field.name for field in fields(Finish)}
     arguments = [
         word
         for name, value in given.items()
-        if name not in ("crop", "output")
+        if name not in ("crop", "output", "clean")
         for word in (f"--{name.replace('_', '-')}", str(value))
     ]
     for words, wanted in (
-        (["--crop", "--matte", *arguments], given),
+        (["--crop", "--clean", "--matte", *arguments], given),
         ([], {f.name: f.default for f in fields(Finish)}),
     ):
         options = cli.photos_command.make_context("cutout", ["x.jpg", *words]).params
@@ -176,6 +183,8 @@ def test_help_comes_at_once_and_imports_nothing_heavy():
         (["x.jpg", "--quality", "200"], "A quality of 200 can't be made"),
         (["x.jpg", "--crop", "--margin", "nan"], "A margin of nan can't be made"),
         (["x.jpg", "--background", "nonsense"], "This is not a colour"),
+        (["x.jpg", "--shadow", "long"], "'long' is not one of"),
+        (["x.jpg", "--shadow", "drop", "--shadow-softness", "1"], "A shadow's softness can't be 1.0"),
         (["x.jpg", "--background-image", "gone.png"], "There is no file 'gone.png'"),
         (["x.jpg", "--format", "gif"], "'gif' is not one of"),
         (["x.jpg", "-o", "x.gif"], "'.gif' is not a format to save in"),
@@ -282,6 +291,11 @@ def test_what_is_older_or_truncated_or_unwanted_is_made_anew(cutout, remover, tm
         (["--matte", "--refine"], "x-matte.png", Finish(output="matte")),
         (["--width", "64"], "x-cutout.png", Finish(width=64)),
         (["--background", "red", "--crop"], "x-cutout.png", Finish(background="red", crop=True)),
+        (
+            ["--shadow", "drop", "--shadow-direction", "90", "--clean", "--format", "jpg"],
+            "x-cutout.jpg",
+            Finish(format="jpg", shadow="drop", shadow_direction=90.0, clean=True),
+        ),
     ],
 )
 def test_options_make_what_python_makes_of_them(cutout, remover, arguments, result, finish):

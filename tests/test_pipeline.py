@@ -16,8 +16,9 @@ from background_remover.matting import estimate_foreground, refine
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_mattes_of_the_examples_are_the_stored_ones_of_upstreams_code(remover, name):
-    """data/mattes holds what upstream's own network and formulas gave, in fp32, with the same weights.
+    """data/mattes holds what upstream's formulas gave, in fp32, with the plain network.
 
+    test_briarmbg.py has that network give what upstream's own does, from the same weights.
     The resize to the nearest byte instead of the next lower one alone is half a level of 255.
     """
     truth = np.asarray(Image.open(DATA / "mattes" / f"{name}.png")).astype(int)

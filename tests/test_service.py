@@ -126,6 +126,8 @@ CHOSEN = [
     {"format": "jpg", "quality": 40},
     {"format": "tif"},
     {"output": "matte"},
+    {"shadow": "drop", "shadow_strength": 0.7, "shadow_softness": 0.05, "shadow_direction": 225},
+    {"shadow": "contact", "crop": True, "background": "white", "clean": True},
     {"output": "matte", "crop": True, "format": "webp", "background": "#30a060"},
 ]
 
@@ -238,6 +240,8 @@ def test_what_is_no_photo_is_told_apart(ask, bad_files, clean):
         ({"quality": "101"}, "quality"),
         ({"background": "no colour"}, "not a colour"),
         ({"margin": "2", "crop": "1"}, "margin"),
+        ({"shadow": "long"}, "'shadow' is one of none, drop, contact"),
+        ({"shadow": "drop", "shadow_softness": "0.5"}, "softness"),
         ({"width": "100000"}, "canvas"),
         ({"größe": "1"}, "There is no parameter 'größe'"),
         ({"background_image_url": "file:///etc/passwd"}, "could be fetched"),

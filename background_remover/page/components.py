@@ -8,6 +8,8 @@ whose signature Gradio would build them; the functions below make them with what
 from __future__ import annotations
 
 import html
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ import gradio as gr
 from gradio.data_classes import ImageData, ListFiles
 
 from background_remover.cutout import Finish
-from background_remover.page.bodies import STORED, stored_path
+from background_remover.page.bodies import MAX_BYTES, MAX_FILES, STORED, stored_path
 from background_remover.page.files import Upload, file_store
 from background_remover.page.requests import plain_errors
+from background_remover.weights import Weights
 
 ASSETS = Path(__file__).parent
 FORMATS = {"png": "PNG", "webp": "lossless WebP", "jpg": "JPEG", "tif": "TIFF"}  # of `Finish.format`
@@ -136,6 +139,36 @@ def custom(name: str, **kwargs: Any) -> gr.HTML:
     )
 
 
-def head() -> str:
-    """What stands in the page's head: what all its parts share, before any of them."""
-    return f"<script>{(ASSETS / 'page.js').read_text()}</script>"
+def head(title: str, text: str, picture: str, lifetime: float) -> str:
+    """What stands in the page's head: what others show of a link to it, and what all its parts share, before them.
+
+    `lifetime` is for how many seconds the server keeps files.
+    """
+    limits = {"bytes": MAX_BYTES, "files": MAX_FILES, "seconds": lifetime}
+    tags = {"og:title": title, "og:description": text, "og:image": picture, "og:type": "website"}
+    meta = [f'<meta property="{name}" content="{html.escape(value)}">' for name, value in tags.items()]
+    meta.append(f'<meta name="description" content="{html.escape(text)}">')
+    meta.append('<meta name="twitter:card" content="summary_large_image">')
+    script = f"{(ASSETS / 'page.js').read_text()}\npage.limits = {json.dumps(limits)};"
+    return "\n".join([*meta, f"<script>(() => {{{script}}})()</script>"])
+
+
+def about(weights: Weights, engine: str) -> str:
+    """Which weights these are; their licence is always shown."""
+    lines = [f"Weights: <b>{html.escape(weights.name)}</b>", f"Running on: {html.escape(engine)}"]
+    lines += [html.escape(weights.note)] if weights.note else []
+    text = "".join(f"<p>{line}</p>" for line in lines)
+    return f"<details><summary>Licence of the weights: {html.escape(weights.licence)}</summary>{text}</details>"
+
+
+def privacy(lifetime: float) -> str:
+    """Where photos are, and how long, in seconds: on the visitor's computer only if the server is there alone."""
+    minutes = f"{lifetime / 60:.0f} minutes" if lifetime < 7200 else f"{lifetime / 3600:.0f} hours"
+    remote = (
+        f"<span class=remote>Photos are worked on on this server, and deleted {minutes} after their last use.</span>"
+    )
+    name = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    shared = os.environ.get("GRADIO_SHARE") == "True" or "SPACE_ID" in os.environ
+    if shared or name not in ("127.0.0.1", "localhost", "::1"):
+        return remote
+    return f"<span class=local>Photos stay on this computer.</span>{remote}"

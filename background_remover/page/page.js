@@ -1,14 +1,30 @@
 // What all parts of the page share: which change is the newest, where photos come from, names for screen readers.
 // It is in the page's head, before any component; `stage` and `tiles` put themselves here.
+const [RECENT, CURRENT] = ["background-remover-recent", "background-remover-current"];
+const SENT = 1; // in the detail of our own events
+
+function store(storage, key, value) {
+  try {
+    storage.setItem(key, JSON.stringify(value));
+  } catch {} // full, or not allowed
+}
+
+// Gives files to an input. Gradio would refuse some by the type that a browser guesses from a name; the server looks.
+function put(input, files) {
+  const carried = new DataTransfer();
+  for (const file of files)
+    carried.items.add(file.type.startsWith("image/") ? file : new File([file], file.name, { type: "image/x" }));
+  input.files = carried.files;
+  input.dispatchEvent(new CustomEvent("change", { bubbles: true, detail: SENT }));
+}
+
 window.page = {
   asked: 0, // changes so far: a result counts that has been made for the newest
   stage: null,
   tiles: null, // once the tab for several photos has been opened
-  local: "", // a blob: URL of the photo that was just chosen here
 
-  say(text, ...values) {
-    return text.replace(/\{(\d)\}/g, (_, n) => values[n]);
-  },
+  // A text for people, with values for {0}, {1}.
+  say: (text, ...values) => text.replace(/\{(\d)\}/g, (_, number) => values[number]),
 
   // One of the tabs comes to the front.
   tab(number) {
@@ -39,17 +55,89 @@ window.page = {
     return [{ ...button, value: text }, button];
   },
 
+  // What was chosen last time, for the controls, in Gradio's words; nothing is lost by a reload.
+  settings(values, count) {
+    const nothing = { __type__: "update" };
+    return Array.from({ length: count }, (_, place) => (values?.length === count && values[place] !== null ? values[place] : nothing));
+  },
+
+  // --- the last results of this browser, while the server has their files ---
+
+  recents() {
+    const since = Date.now() - 1000 * this.limits.seconds;
+    try {
+      return JSON.parse(localStorage.getItem(RECENT) || "[]").filter((one) => one.time > since && one.work?.photo);
+    } catch {
+      return [];
+    }
+  },
+  remember(one) {
+    const others = this.recents().filter((other) => other.work.photo !== one.work.photo);
+    store(localStorage, RECENT, [{ ...one, time: Date.now() }, ...others].slice(0, 5));
+    store(sessionStorage, CURRENT, one);
+    this.list();
+  },
+  forget(photo) {
+    store(localStorage, RECENT, this.recents().filter((one) => one.work.photo !== photo));
+    this.list();
+  },
+  list() {
+    const place = document.querySelector("#recent .recents");
+    if (!place) return;
+    const found = this.recents();
+    const buttons = found.map((one) => {
+      const button = document.createElement("button");
+      const image = document.createElement("img");
+      button.type = "button";
+      button.title = image.alt = one.name;
+      image.onerror = () => this.forget(one.work.photo);
+      image.src = one.picture;
+      button.append(image);
+      button.addEventListener("click", () => this.stage.open(one));
+      return button;
+    });
+    place.replaceChildren(...buttons);
+    document.querySelector("#recent").classList.toggle("some", found.length > 0);
+  },
+  // After a reload, also Gradio's own once a server is there again, what was in hand comes back.
+  resume() {
+    this.list();
+    if (performance.getEntriesByType("navigation")[0]?.type !== "reload") return;
+    try {
+      const one = JSON.parse(sessionStorage.getItem(CURRENT));
+      if (one?.work) this.stage.open(one);
+    } catch {}
+  },
+
+  // Whether files can be sent; says so if they can't.
+  fits(files) {
+    const large = files.find((file) => file.size > this.limits.bytes);
+    if (large) {
+      const size = Math.round(this.limits.bytes / 1e6);
+      this.tell(this.say("'{0}' is larger than the {1} MB that can be sent: save it smaller first.", large.name, size));
+    } else if (files.length > this.limits.files)
+      this.tell(this.say("These are more than {0} photos: send them in several batches.", this.limits.files));
+    else return true;
+    return false;
+  },
+  tell(text) {
+    for (const line of document.querySelectorAll("#status .say")) {
+      const told = document.createElement("p");
+      told.className = "bad";
+      told.textContent = text;
+      line.replaceChildren(told);
+    }
+    this.tiles?.say(text);
+  },
+
   // Where files go that come from anywhere: one to the photo, several to the tab for them.
   async take(files) {
-    if (!files.length) return;
+    if (!files.length || !this.fits(files)) return;
     const several = files.length > 1 || document.querySelector("#photos")?.offsetParent;
     this.tab(several ? 1 : 0);
     while (several && !this.tiles) await new Promise((resolve) => setTimeout(resolve, 50));
     const input = document.querySelector(several ? "#photos input[type=file]" : "#photo input[type=file]");
-    const carried = new DataTransfer();
-    for (const file of files) carried.items.add(file);
-    input.files = carried.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
+    put(input, files);
   },
 
   // The files of what was dropped, those in folders among it, without what systems keep there for themselves.
@@ -78,6 +166,8 @@ window.page = {
     return true;
   },
 };
+
+document.documentElement.classList.toggle("at-home", /^(localhost|127\.[\d.]+|\[::1\])$/.test(location.hostname));
 
 (() => {
   const types = (event) => [...(event.dataTransfer?.types || [])];
@@ -126,11 +216,11 @@ window.page = {
   document.addEventListener(
     "change",
     (event) => {
-      if (!event.target.matches?.("#photo input[type=file]")) return;
-      if (page.local) URL.revokeObjectURL(page.local);
-      page.local = event.target.files[0] ? URL.createObjectURL(event.target.files[0]) : "";
-      const several = [...event.target.files];
-      if (several.length > 1) page.take(several);
+      const files = [...(event.target.files || [])];
+      if (event.detail === SENT || !files.length || !event.target.closest("#photo, #photos, #backdrop, #batch-backdrop")) return;
+      event.stopImmediatePropagation();
+      if (event.target.closest("#photo")) page.take(files);
+      else if (page.fits(files)) put(event.target, files);
     },
     true,
   );

@@ -30,6 +30,7 @@ let file = null; // what was made for download: {answered, url, name, ...}
 let task = "";
 let took = 0;
 let locked = "empty"; // what the button for the download was told
+let opened = null; // the photo's preview, as Gradio's file
 let waiting = null; // for the file: a function that takes it
 
 const blur = () => all(".detail").forEach((layer) => put(layer, "")); // without the full pixels
@@ -46,7 +47,7 @@ page.stage = {
   wait() {
     if (work) busy(true);
   },
-  begin(photo) {
+  begin(photo, what = "Cutting out…") {
     clearTimeout(later);
     clearTimeout(weigh);
     [work, shown, file, strokes, undone, took] = [null, null, null, [], [], 0];
@@ -58,7 +59,7 @@ page.stage = {
     for (const layer of [before, mask, at(".photo"), at(".kept")]) put(layer, "");
     blur();
     at(".none").hidden = Boolean(photo);
-    busy(Boolean(photo), "Cutting out…");
+    busy(Boolean(photo), page.say(what));
     lock();
   },
   // Nothing else comes for the newest change, or for what was to be a file.
@@ -96,12 +97,16 @@ page.stage = {
     given?.(found);
     lock();
   },
-  open: (state) => {
+  // Something from before: {work, strokes, photo}.
+  open(one) {
     page.asked += 1;
-    page.stage.begin(true);
-    [work, strokes] = [state.work, state.strokes || []];
+    page.stage.begin(true, "Opening…");
+    [work, strokes, opened] = [one.work, one.strokes || [], one.photo];
+    history();
+    trigger("opened");
     trigger("input");
   },
+  photo: () => opened || { __type__: "update" },
 };
 
 function lock() {
@@ -143,6 +148,7 @@ function show() {
   sheet.hidden = result.hidden = at(".none").hidden = false;
   at(".none").hidden = true;
   element.closest(".editor")?.classList.add("full");
+  if (value.work) page.remember({ work, strokes, name: value.name, picture: shown.cutout.url, photo: value.work.preview });
   history();
   fit();
   draw();
@@ -391,6 +397,7 @@ divider.addEventListener("input", split);
 at(".in").addEventListener("click", () => zoomTo(zoom * 1.5) || draw());
 at(".out").addEventListener("click", () => zoomTo(zoom / 1.5) || draw());
 at(".fit").addEventListener("click", () => zoomTo(zoom > 1 ? 1 : zoom / density()) || draw());
+at(".new").addEventListener("click", () => document.querySelector("#photo input[type=file]").click());
 at(".brush").addEventListener("click", () => work && paint(!paints()));
 at(".undo").addEventListener("click", undo);
 at(".redo").addEventListener("click", redo);
@@ -460,3 +467,4 @@ new ResizeObserver(() => {
 watch("value", show);
 choose("cutout");
 show();
+requestAnimationFrame(() => page.resume());

@@ -44,19 +44,11 @@ def read_state(value: Any) -> State:
     """The state in what a page sent, whatever it is. Raises PhotoError."""
     if not isinstance(value, dict):
         return State()
-    work, mode, view = value.get("work"), value.get("mode"), value.get("view")
-    if work is not None:
-        paths = [work.get(name) for name in Work._fields] if isinstance(work, dict) else []
-        if not paths or not all(isinstance(path, str) for path in paths):
-            raise PhotoError(UNREADABLE)
-        try:
-            work = Work(*(file_store().admit(path) for path in paths))
-        except PhotoError:
-            raise PhotoError("This photo has since been deleted here: choose it again.") from None
+    mode, view = value.get("mode"), value.get("view")
     took, task = value.get("took"), value.get("task")
     return State(
         read_number(value),
-        work,
+        read_work(value.get("work")),
         read_strokes(value.get("strokes") or []),
         mode if mode in ("cutout", "compare", "mask") else "cutout",
         read_view(view),
@@ -64,6 +56,19 @@ def read_state(value: Any) -> State:
         float(took) if isinstance(took, int | float) and 0 <= took < 1e4 else 0.0,
         str(value.get("have"))[:100],
     )
+
+
+def read_work(value: Any) -> Work | None:
+    """The work in what a page sent, its files being here; None for none. Raises PhotoError."""
+    if value is None:
+        return None
+    paths = [value.get(name) for name in Work._fields] if isinstance(value, dict) else [None]
+    if not all(isinstance(path, str) for path in paths):
+        raise PhotoError(UNREADABLE)
+    try:
+        return Work(*(file_store().admit(str(path)) for path in paths))
+    except PhotoError:
+        raise PhotoError("This photo has since been deleted here: choose it again.") from None
 
 
 def read_view(value: Any) -> View:

@@ -49,10 +49,10 @@ function key(values) {
 // --- photos come ---
 
 function add(files) {
-  const room = Math.max(0, props.most - tiles.length);
+  const room = Math.max(0, page.limits.files - tiles.length);
   problem = "";
   if (phase === "idle") stopped = false;
-  if (files.length > room) problem = say("These are more than {0} photos: only the first {0} are here.", props.most);
+  if (files.length > room) problem = say("These are more than {0} photos: only the first {0} are here.", page.limits.files);
   for (const file of [...files].slice(0, room)) {
     const tile = { id: (last += 1), name: file.name, file, state: "uploading", version: 0, strokes: [], refine: true };
     tiles.push(tile);
@@ -471,6 +471,10 @@ function tell() {
 
 page.tiles = {
   add, start, stop, task, ended, failed, back, edited, zip, pack, packed,
+  say(text) {
+    problem = text;
+    tell();
+  },
   clear() {
     [...tiles].forEach(remove);
     [problem, stopped, archive] = ["", false, null];
@@ -503,10 +507,10 @@ page.tiles = {
     return [editing.refine, ...editing.values ?? look];
   },
   open() {
-    page.stage.open({ work: editing.work, strokes: editing.strokes });
-    const { preview } = editing.work;
+    const { work, strokes, name } = editing;
+    const photo = { path: work.preview, url: url(work.preview), orig_name: name, meta: { _type: "gradio.FileData" } };
+    page.stage.open({ work, strokes, photo });
     setTimeout(() => document.querySelector("#back")?.focus(), 100); // once it can be seen
-    return [{ path: preview, url: url(preview), orig_name: editing.name, meta: { _type: "gradio.FileData" } }];
   },
   edit() {
     const { tile } = edits[0];

@@ -1,7 +1,39 @@
 // Where photos come in: chosen one by one or as a folder. What is dropped or pasted comes by way of `page.take`.
+// Also how they are sent, and what a browser can show of them before.
 const at = (selector) => element.querySelector(selector);
 const input = at("input");
+const SMALL = 360; // pixels: the longer side of what is shown of a photo
 const SYSTEM = /^(\.|Thumbs\.db$|desktop\.ini$)/i; // files that systems keep in folders for themselves
+
+const api = () => window.gradio_config.root.replace(/\/$/, "") + (window.gradio_config.api_prefix ?? "/gradio_api");
+
+page.inlet = {
+  // The address of a file that the server keeps.
+  url: (path) => `${api()}/file=${path.split("/").map(encodeURIComponent).join("/")}`,
+  // The path of a photo once it has been sent; throws the sentence of a server that refuses it.
+  async send(file, signal) {
+    const body = new FormData();
+    body.append("files", file);
+    const answer = await fetch(`${api()}/upload`, { method: "POST", body, signal });
+    if (!answer.ok) throw (await answer.text()).slice(0, 300);
+    return (await answer.json())[0];
+  },
+  // A small picture of a photo, empty where the browser can't read it.
+  async small(file) {
+    try {
+      const whole = await createImageBitmap(file);
+      const scale = Math.min(1, SMALL / Math.max(whole.width, whole.height));
+      const canvas = document.createElement("canvas");
+      canvas.width = Math.max(1, whole.width * scale);
+      canvas.height = Math.max(1, whole.height * scale);
+      canvas.getContext("2d").drawImage(whole, 0, 0, canvas.width, canvas.height);
+      whole.close();
+      return URL.createObjectURL(await new Promise((resolve) => canvas.toBlob(resolve, "image/webp")));
+    } catch {
+      return "";
+    }
+  },
+};
 
 const give = async (files) => {
   while (!page.tiles) await new Promise((resolve) => setTimeout(resolve, 50));

@@ -6,7 +6,6 @@
 const at = (selector) => element.querySelector(selector);
 const grid = at(".grid");
 const UPLOADS = 3; // at once
-const SMALL = 360; // pixels: the longer side of what is shown of a photo
 const ENOUGH = 2; // sound photos after which the time that is left is told
 const ALOUD = 10_000; // ms between two times that screen readers are told how far it is
 const LATEST = 5000; // ms after which a run that was stopped counts as ended
@@ -27,12 +26,10 @@ let edits = []; // tiles that came back changed, the first of which the server h
 let shown = ""; // what the buttons were told
 let heard = 0; // when screen readers were told last
 let making = Promise.resolve(); // small pictures, one after the other
-let root = ""; // of the addresses of files
 
 const count = (...states) => tiles.filter((tile) => states.includes(tile.state)).length;
 const waits = (tile) => tile.state === "ready" || tile.state === "uploading";
-const url = (path) => root + path.split("/").map(encodeURIComponent).join("/");
-const api = () => window.gradio_config.root.replace(/\/$/, "") + (window.gradio_config.api_prefix ?? "/gradio_api");
+const url = (path) => page.inlet.url(path);
 const plain = (values) => values && values.map((value) => value?.path ?? value);
 
 // What of the controls' values can be seen in a result.
@@ -63,40 +60,22 @@ function add(files) {
   tell();
 }
 
-// A small picture of the photo, where the browser can read it; decoded one at a time, since photos are large.
 async function preview(tile) {
   if (!tiles.includes(tile) || tile.result) return;
-  try {
-    const whole = await createImageBitmap(tile.file);
-    const scale = Math.min(1, SMALL / Math.max(whole.width, whole.height));
-    const canvas = document.createElement("canvas");
-    canvas.width = Math.max(1, whole.width * scale);
-    canvas.height = Math.max(1, whole.height * scale);
-    canvas.getContext("2d").drawImage(whole, 0, 0, canvas.width, canvas.height);
-    whole.close();
-    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/webp"));
-    tile.local = URL.createObjectURL(blob);
-    paint(tile);
-  } catch {
-    /* it keeps the name of its format */
-  }
+  tile.local = await page.inlet.small(tile.file);
+  paint(tile);
 }
 
 function pump() {
   const busy = tiles.filter((tile) => tile.sending).length;
-  for (const tile of tiles.filter((tile) => tile.state === "uploading" && !tile.sending).slice(0, Math.max(0, UPLOADS - busy)))
-    upload(tile);
+  const waiting = tiles.filter((tile) => tile.state === "uploading" && !tile.sending);
+  waiting.slice(0, Math.max(0, UPLOADS - busy)).forEach(upload);
 }
 
 async function upload(tile) {
   tile.sending = new AbortController();
-  const body = new FormData();
-  body.append("files", tile.file);
   try {
-    const answer = await fetch(`${api()}/upload`, { method: "POST", body, signal: tile.sending.signal });
-    if (!answer.ok) throw (await answer.text()).slice(0, 300);
-    [tile.path] = await answer.json();
-    root = `${api()}/file=`;
+    tile.path = await page.inlet.send(tile.file, tile.sending.signal);
     tile.state = "ready";
   } catch (error) {
     tile.state = "failed";
@@ -404,12 +383,12 @@ function paint(tile) {
   part(".state").textContent = working ? now : tile.reason || (item && wanted === "look" ? say("Waiting") : state);
 }
 
-function left(remaining) {
-  if (times.length < ENOUGH || !remaining) return "";
+// How far it is, and how long that will take, once there are photos to tell it from.
+function progress(text, done, all, remaining) {
+  if (times.length < ENOUGH || !remaining) return say(text, done, all);
   const seconds = (times.reduce((sum, time) => sum + time, 0) / times.length) * remaining;
-  return seconds < 90
-    ? say(", about {0} s left", Math.max(1, Math.round(seconds)))
-    : say(", about {0} min left", Math.round(seconds / 60));
+  if (seconds < 90) return say(`${text}, about {2} s left`, done, all, Math.max(1, Math.round(seconds)));
+  return say(`${text}, about {2} min left`, done, all, Math.round(seconds / 60));
 }
 
 function sentence() {
@@ -417,8 +396,8 @@ function sentence() {
   const [done, empty, bad] = [count("done"), count("empty"), count("failed")];
   const unanswered = current.filter(({ answered }) => !answered).length;
   if (phase === "stopping") return say("Stopping…");
-  if (phase === "applying") return say("{0} of {1} have the new look", current.length - unanswered, current.length) + left(unanswered);
-  if (phase === "cutting" && tiles.some(waits)) return say("{0} of {1} done", done + empty + bad, all) + left(tiles.filter(waits).length);
+  if (phase === "applying") return progress("{0} of {1} have the new look", current.length - unanswered, current.length, unanswered);
+  if (phase === "cutting" && tiles.some(waits)) return progress("{0} of {1} done", done + empty + bad, all, tiles.filter(waits).length);
   if (problem) return problem;
   if (!all) return "";
   if (stopped) return say("Stopped: {0} of {1} cut out.", done, all);
@@ -441,7 +420,6 @@ function status() {
   const looked = phase === "applying" || (phase === "stopping" && wanted === "look");
   bar.max = Math.max(1, looked ? current.length : tiles.length);
   bar.value = looked ? current.filter(({ answered }) => answered).length : tiles.length - tiles.filter(waits).length;
-  bar.setAttribute("aria-label", say("How far it is"));
   const lines = tiles.filter((tile) => tile.reason).map((tile) => `${tile.name}: ${tile.reason}`);
   at(".reasons").hidden = !lines.length;
   at(".reasons p").textContent = say("Please check {0}:", lines.length);
@@ -476,6 +454,7 @@ page.tiles = {
     tell();
   },
   clear() {
+    if (phase !== "idle") document.querySelector("#stop").click();
     [...tiles].forEach(remove);
     [problem, stopped, archive] = ["", false, null];
     tell();
@@ -525,6 +504,8 @@ page.tiles = {
   },
 };
 
+grid.setAttribute("aria-label", say("Photos"));
+at("progress").setAttribute("aria-label", say("How far it is"));
 at("#apply").addEventListener("click", apply);
 at("#retry").addEventListener("click", retry);
 watch("value", () => take(props.value));

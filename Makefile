@@ -72,10 +72,14 @@ $(VENV)/benchmark: requirements-benchmark.txt requirements-dev.txt requirements-
 	$(PIP) --no-deps pysodmetrics  # pins older packages than it needs
 	touch $@
 
-# Debian's Chromium where there is one or apt may install it, else playwright's own.
+# Debian's Chromium where there is one or apt may install it, else playwright's own; and Debian's Firefox.
 browser: $(VENV)/dev
 	@command -v chromium >/dev/null \
 	|| { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
 	     && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 	|| $(BIN)/python -m playwright install chromium \
 	|| echo "No browser could be had: the browser tests will be skipped."
+	@command -v firefox-esr >/dev/null || command -v firefox >/dev/null \
+	|| { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
+	     && apt-get update -qq && apt-get install -y -qq --no-install-recommends firefox-esr >/dev/null; } \
+	|| echo "No Firefox could be had: its test will be skipped."

@@ -48,7 +48,9 @@ from background_remover.page.components import (
     about,
     custom,
     describe,
+    findings_text,
     head,
+    in_order,
     photo_input,
     photos_input,
     picture,
@@ -58,10 +60,15 @@ from background_remover.page.components import (
 )
 from background_remover.page.controls import (
     PRIVATE,
+    advice,
+    apply_presets,
     background_controls,
     format_control,
     frame_controls,
+    preset_control,
     read_controls,
+    read_preset,
+    shadow_controls,
 )
 from background_remover.page.guard import client_address, listeners
 from background_remover.page.pictures import (
@@ -87,8 +94,10 @@ from background_remover.page.turns import (
     scheduler,
     turn,
 )
+from background_remover.presets import check
 from background_remover.routes import routes
 from background_remover.scheduler import WAITING, Kind
+from background_remover.shadows import DIRECTION, SHADOWS, SOFTNESS, STRENGTH
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 for chatty in ("httpx", "mcp"):
@@ -106,7 +115,7 @@ except (SettingError, WeightsError, EngineError) as error:
 PACKAGE = Path(background_remover.__file__).parent
 # in the package where it was installed, else beside this file
 PHOTOS = next(filter(Path.is_dir, (PACKAGE / "examples", Path(__file__).parent / "examples")), PACKAGE)
-EXAMPLES = file_store().add_examples(sorted(PHOTOS.glob("*.[jp][pn]g")))
+EXAMPLES = file_store().add_examples(in_order(PHOTOS))
 # Calls that Gradio holds at once: more than `scheduler` admits, so that it is what refuses.
 MAX_EVENTS = sum(most for *_, most in WAITING.values()) + 64
 MAX_SESSIONS = 1000  # visitors whose photo at hand is remembered; each takes a few kB
@@ -192,9 +201,16 @@ def edit(
     height: int = 0,
     format: str = "png",  # noqa: A002  # the API's word
     quality: int | None = None,
+    shadow: str = "none",
+    shadow_strength: float = STRENGTH,
+    shadow_softness: float = SOFTNESS,
+    shadow_direction: float = DIRECTION,
+    clean: bool = False,
 ) -> str:
     """Change an earlier cutout, without running the network again: its background, crop, size and format."""
-    finish = Finish(background, background_image, blur, crop, margin, width, height, format, quality)
+    shadows = shadow, shadow_strength, shadow_softness, shadow_direction
+    size = crop, margin, width, height
+    finish = Finish(background, background_image, blur, *size, format, quality, "cutout", *shadows, clean)
     with turn(image, finish, matte) as opened:
         return save_cutout(Cutout.open(opened.photo, opened.matte), image, opened.finish)
 
@@ -212,13 +228,20 @@ def batch(
     height: int = 0,
     format: str = "png",  # noqa: A002  # the API's word
     quality: int | None = None,
+    shadow: str = "none",
+    shadow_strength: float = STRENGTH,
+    shadow_softness: float = SOFTNESS,
+    shadow_direction: float = DIRECTION,
+    clean: bool = False,
 ) -> Iterator[tuple[str | None, list[dict[str, str | None]]]]:
     """Cut the subjects out of several photos: a zip of the results, and what became of each photo.
 
     The report grows as photos finish; the zip, which is null if no photo could be cut out, comes last.
     """
     check_count(photos)
-    turns = BatchTurns(Finish(background, background_image, blur, crop, margin, width, height, format, quality))
+    shadows = shadow, shadow_strength, shadow_softness, shadow_direction
+    size = crop, margin, width, height
+    turns = BatchTurns(Finish(background, background_image, blur, *size, format, quality, "cutout", *shadows, clean))
     folder = file_store().new_folder()
     report: list[dict[str, str | None]] = []
     try:
@@ -261,13 +284,15 @@ def on_photo(photo: Upload | None, sent: Any, refine: bool, *controls: Any) -> d
         try:
             shown = show_result(state, work, pair, finish, refine)
         except PhotoError as error:  # a control can't be as it is; the photo stays, and takes the next change
-            return show_result(state, work, pair, Finish(), refine) | refused(str(error), sent)
-    took = time.perf_counter() - start
-    shown["cutout"]["took"] = took
-    text = describe(finish, shown["cutout"]["size"], took=took)
+            shown, failed = show_result(state, work, pair, Finish(), refine), refused(str(error), sent)
+            return {"photo": work.preview} | shown | failed | {"cutout": shown["cutout"] | failed["cutout"]}
+    value = shown["cutout"]
+    value["took"] = time.perf_counter() - start
+    status = describe(finish, value, took=value["took"], advice=advice(*controls))
     if not rough.found:
         text = "Nothing in this photo stands out as the subject: try another photo, or paint it in with 'Touch up'."
-    return {"photo": work.preview, "status": status_text(text, bad=not rough.found)} | shown
+        status = status_text(text, bad=True)
+    return {"photo": work.preview, "status": status} | shown
 
 
 @plainly("edit", on_page=True, refused=refused)
@@ -280,7 +305,9 @@ def on_look(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
     with page_turn(state.work.photo, finish):
         pair = open_cutout(state.work, refine, state.strokes)
         shown = show_result(state._replace(took=0), state.work, pair, finish, refine)
-    return {"status": status_text(describe(finish, shown["cutout"]["size"]))} | shown
+    value = shown["cutout"]
+    status = describe(finish, value, advice=advice(*controls))
+    return {"status": status} | shown
 
 
 @plainly("edit")
@@ -305,10 +332,15 @@ def on_file(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
         finish = replace(finish, background="transparent", background_image=None, output="matte")
     if state.task:
         finish = replace(finish, format="png", quality=None)
+    preset = read_preset(*controls)
     with page_turn(state.work.photo, finish):
         made = make_file(state, state.work, refine, finish)
-    text = describe(finish, made["size"], byte_count=made["bytes"], took=state.took)
-    return {"made": made} | ({} if state.task else {"status": status_text(text)})
+        findings = check(Path(made["file"]["path"]), preset) if preset and finish.output == "cutout" else []
+    if state.task:
+        return {"made": made}
+    status = describe(finish, made, took=state.took, advice=advice(*controls))
+    told = findings_text(preset, findings) if preset and findings else ""
+    return {"made": made, "status": status, "check": told}
 
 
 async def on_link(address: str, request: gr.Request) -> Upload:
@@ -330,10 +362,10 @@ def on_photos(sent: Any, *controls: Any) -> Iterator[dict[str, Any]]:
         yield {"gallery": value}
 
 
-@plainly("edit", refused=lambda reason, sent: {"asked": read_number(sent), "refused": reason})
-def on_edited(sent: Any) -> dict[str, Any]:
+@plainly("edit", refused=lambda reason, sent, *_: {"asked": read_number(sent), "refused": reason})
+def on_edited(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
     """One of several photos, as it left the editor."""
-    return several.edit(sent)
+    return several.edit(sent, refine, read_controls(*controls))
 
 
 @plainly("edit", refused=lambda reason, sent: {"run": several.read_run(sent), "refused": reason})
@@ -346,7 +378,8 @@ def on_zip(sent: Any) -> dict[str, Any]:
 
 AT_ONCE: dict[str, Any] = {"concurrency_limit": None}  # whose turn it is is ours to say, see `scheduler`
 STATE: dict[str, Any] = {"js": "(_, ...rest) => [page.stage.state(), ...rest]"}  # instead of the stage's own value
-QUIET: dict[str, Any] = {"show_progress": "hidden"} | PRIVATE | AT_ONCE  # the stage says itself that it waits
+LOCAL: dict[str, Any] = {"show_progress": "hidden"} | PRIVATE
+QUIET = LOCAL | AT_ONCE  # the stage says itself that it waits
 
 
 def build_api() -> None:
@@ -370,6 +403,11 @@ def build_api() -> None:
             gr.Number(0, label="height", precision=0),
             gr.Dropdown(["png", "webp", "jpg"], label="format"),
             gr.Number(None, label="quality", precision=0),
+            gr.Dropdown([*SHADOWS], label="shadow"),
+            gr.Number(STRENGTH, label="shadow_strength"),
+            gr.Number(SOFTNESS, label="shadow_softness"),
+            gr.Number(DIRECTION, label="shadow_direction"),
+            gr.Checkbox(label="clean"),
         ]
         archive = gr.File(label="zip")
         report = gr.JSON(label="report")
@@ -405,14 +443,18 @@ def build_one() -> list[Any]:
                 placeholder="https://", label="A photo's address on the web", elem_id="link", max_lines=1, scale=4
             )
             fetch = gr.Button("Fetch", elem_id="fetch", min_width=90, scale=1)
-        controls: list[Any] = [*background_controls(), *frame_controls(), download_format]
-    made, view = gr.JSON(visible=False), gr.JSON(visible=False)
+        check_line = gr.HTML(elem_id="check")
+        preset, background = preset_control(), background_controls()
+        frame, shadow = frame_controls(), shadow_controls()
+        controls: list[Any] = [preset, *background, *frame, *shadow, download_format]
+        apply_presets(preset, [*background, *frame, download_format])
+    made, view = gr.HTML(visible=False), gr.HTML(visible=False)  # they only pass on what scripts read
 
     shown: dict[str, Any] = {"cutout": cutout, "matte": matte, "status": status}
-    lost = {"fn": None, "js": "() => page.stage.failed()"} | PRIVATE
+    lost = {"fn": None, "js": "() => page.stage.failed()"} | LOCAL
     inputs: list[Any] = [cutout, refine, *controls]
     everything = {"photo": photo} | shown
-    photo.change(None, photo, [matte, status], js="(photo) => page.change(photo)", **PRIVATE)
+    photo.change(None, photo, [matte, status, check_line], js="(photo) => page.change(photo)", **LOCAL)
     photo.change(
         by_name(on_photo, everything),
         [photo, *inputs],
@@ -423,9 +465,9 @@ def build_one() -> list[Any]:
     ).failure(**lost)
     changes = [refine.input, *(control.change for control in controls)]
     settings = gr.BrowserState(storage_key="background-remover-settings", secret="of nobody")  # noqa: S106
-    gr.on(changes, None, inputs[1:], settings, js="(...values) => page.ask() || [values]", **PRIVATE)
-    demo.load(None, settings, inputs[1:], js=f"(values) => page.settings(values, {len(inputs) - 1})", **PRIVATE)
-    cutout.opened(None, None, photo, js="() => page.stage.photo()", **PRIVATE)
+    gr.on(changes, None, inputs[1:], settings, js="(...values) => page.ask() || [values]", **LOCAL)
+    demo.load(None, settings, inputs[1:], js=f"(values) => page.settings(values, {len(inputs) - 1})", **LOCAL)
+    cutout.opened(None, None, photo, js="() => page.stage.photo()", **LOCAL)
     gr.on(
         [cutout.input, *changes],
         by_name(on_look, shown),
@@ -436,15 +478,16 @@ def build_one() -> list[Any]:
         **QUIET,
     ).failure(**lost)
     cutout.zoomed(on_zoom, inputs, view, trigger_mode="always_last", **STATE, **QUIET).success(
-        None, view, None, js="(view) => page.stage.detail(view)", **PRIVATE
+        None, view, None, js="(view) => page.stage.detail(view)", **LOCAL
     )
+    files: dict[str, Any] = {"made": made, "status": status, "check": check_line}
     for event in (cutout.wanted, cutout.settled):
-        event(by_name(on_file, {"made": made, "status": status}), inputs, [made, status], **STATE, **QUIET).success(
-            None, made, None, js="(made) => page.stage.made(made)", **PRIVATE
+        event(by_name(on_file, files), inputs, [*files.values()], **STATE, **QUIET).success(
+            None, made, None, js="(made) => page.stage.made(made)", **LOCAL
         ).failure(**lost)
-    cutout.locked(None, None, [download, copy], js="() => page.buttons()", **PRIVATE)
-    download.click(None, None, None, js="() => page.stage.download()", **PRIVATE)
-    copy.click(None, None, None, js="() => page.stage.copy()", **PRIVATE)
+    cutout.locked(None, None, [download, copy], js="() => page.buttons()", **LOCAL)
+    download.click(None, None, None, js="() => page.stage.download()", **LOCAL)
+    copy.click(None, None, None, js="() => page.stage.copy()", **LOCAL)
     gr.on([fetch.click, link.submit], on_link, link, photo, show_progress_on=photo, **PRIVATE, **AT_ONCE)
     return inputs[1:]
 
@@ -452,17 +495,20 @@ def build_one() -> list[Any]:
 def build_several(tab: gr.Tab, editor: list[Any], back: gr.Button) -> None:
     """The tab for several photos, of which each can be opened in the editor: its refinement and controls."""
     custom("inlet", elem_id="photos")
-    controls: list[Any] = [*background_controls("batch-"), *frame_controls("batch-")]
-    with gr.Row(elem_classes=["bar", "batch-bar"]):
-        controls.append(format_control("batch-"))
+    preset, background = preset_control("batch-"), background_controls("batch-")
+    frame, shadow = frame_controls("batch-"), shadow_controls("batch-")
+    with gr.Row(elem_classes=["bar"]):
+        download_format = format_control("batch-")
         start = gr.Button("Cut out all", variant="primary", interactive=False, elem_id="start", min_width=130)
         stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=90)
         zipped = gr.Button("Download zip", interactive=False, elem_id="zip", min_width=130)
+    controls: list[Any] = [preset, *background, *frame, *shadow, download_format]  # as the editor has them
+    apply_presets(preset, [*background, *frame, download_format])
     tiles = custom("tiles", elem_id="gallery")
     packed, edited = gr.JSON(visible=False), gr.JSON(visible=False)
 
-    gr.on([c.change for c in controls], None, controls, None, js="(...look) => page.tiles?.look(look)", **PRIVATE)
-    start.click(None, None, None, js="() => page.tiles.start()", **PRIVATE)
+    gr.on([one.change for one in controls], None, controls, None, js="(...look) => page.tiles?.look(look)", **LOCAL)
+    start.click(None, None, None, js="() => page.tiles.start()", **LOCAL)
     run = tiles.run(
         by_name(on_photos, {"gallery": tiles}),
         [tiles, *controls],
@@ -471,23 +517,24 @@ def build_several(tab: gr.Tab, editor: list[Any], back: gr.Button) -> None:
         trigger_mode="multiple",  # else the browser ignores it while a stopped one ends
         **QUIET,
     )
-    run.success(None, tiles, None, js="(value) => page.tiles.ended(value)", **PRIVATE)
-    run.failure(None, None, None, js="() => page.tiles.failed()", **PRIVATE)  # also once one has been stopped
-    stop.click(None, None, None, js="() => page.tiles.stop()", cancels=[run], **PRIVATE)
-    for event, handler, answer, name in (
-        (tiles.edited, on_edited, edited, "edit"),
-        (tiles.packed, on_zip, packed, "pack"),
-    ):
-        told = event(handler, tiles, answer, js=f"() => page.tiles.{name}()", trigger_mode="multiple", **QUIET)
-        told.success(None, answer, None, js=f"(value) => page.tiles.{name}ed(value)", **PRIVATE)
-        told.failure(None, None, None, js=f"() => page.tiles.{name}ed(null)", **PRIVATE)
-    zipped.click(None, None, None, js="() => page.tiles.zip()", **PRIVATE)
-    tiles.told(None, None, [start, stop, zipped, back], js="() => page.tiles.buttons()", **PRIVATE)
-    tiles.opened(None, None, editor, js="() => page.tiles.opening()", **PRIVATE).then(
-        None, None, None, js="() => page.tiles.open()", **PRIVATE
+    run.success(None, tiles, None, js="(value) => page.tiles.ended(value)", **LOCAL)
+    run.failure(None, None, None, js="() => page.tiles.failed()", **LOCAL)  # also once one has been stopped
+    stop.click(None, None, None, js="() => page.tiles.stop()", cancels=[run], **LOCAL)
+    asked: list[tuple[Any, ...]] = [
+        (tiles.edited, on_edited, [tiles, *editor], edited, "edit"),
+        (tiles.packed, on_zip, tiles, packed, "pack"),
+    ]
+    for event, handler, inputs, answer, name in asked:
+        told = event(handler, inputs, answer, js=f"() => page.tiles.{name}()", trigger_mode="multiple", **QUIET)
+        told.success(None, answer, None, js=f"(value) => page.tiles.{name}ed(value)", **LOCAL)
+        told.failure(None, None, None, js=f"() => page.tiles.{name}ed(null)", **LOCAL)
+    zipped.click(None, None, None, js="() => page.tiles.zip()", **LOCAL)
+    tiles.told(None, None, [start, stop, zipped, back], js="() => page.tiles.buttons()", **LOCAL)
+    tiles.opened(None, None, editor, js="() => page.tiles.opening()", **LOCAL).then(
+        None, None, None, js="() => page.tiles.open()", **LOCAL
     )
-    back.click(None, None, None, js="() => page.tab(1)", **PRIVATE)
-    tab.select(None, editor, None, js="(refine, ...look) => page.tiles?.back(refine, look)", **PRIVATE)
+    back.click(None, None, None, js="() => page.tab(1)", **LOCAL)
+    tab.select(None, editor, None, js="(refine, ...look) => page.tiles?.back(refine, look)", **LOCAL)
 
 
 with CheckedBlocks(title=TITLE, analytics_enabled=False) as demo:

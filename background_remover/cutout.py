@@ -26,7 +26,7 @@ from background_remover.compositing import (
 )
 from background_remover.decoding import Photo
 from background_remover.encoding import Target, check_encoding, holds_16_bits, save_pixels, suffix_of
-from background_remover.framing import MARGIN, Frame, Size, check_margin, check_size, clean
+from background_remover.framing import MARGIN, Frame, Size, check_margin, check_size, clean, fade
 from background_remover.photos import PhotoSource, check_pixels, open_photo
 from background_remover.shadows import DIRECTION, SOFTNESS, STRENGTH, Shadow
 from background_remover.stages import stage
@@ -233,7 +233,8 @@ class Finish:
     `format` is an extension that `encoding.ENCODERS` has, for whoever names the file. `output` is "cutout", or "matte"
     for the alpha alone, in grey, for which no background counts, and no shadow. `shadow` is one of `shadows.SHADOWS`,
     and the three behind it are what `Shadow` says. `clean` takes haze and specks away before all else, see
-    `framing.clean`. Units are those of `Cutout`.
+    `framing.clean`, and on a canvas what is left of haze near the subject, see `framing.fade`. Units are those of
+    `Cutout`.
     """
 
     background: str = "transparent"
@@ -289,7 +290,10 @@ class Finish:
     def frame(self, cutout: Cutout) -> Cutout:
         """What is shown of a cutout. Raises PhotoError."""
         cutout = cutout.cleaned() if self.clean else cutout
-        return cutout.framed(self.margin, self.size) if self.crop or self.size else cutout
+        if not (self.crop or self.size):
+            return cutout
+        framed = cutout.framed(self.margin, self.size)
+        return replace(framed, alpha=fade(framed.alpha)) if self.clean and self.size else framed
 
     def pixels(self, framed: Cutout) -> Pixels:
         """What was framed: its matte H x W, or on its background H x W x 3, x 4 if that is transparent.

@@ -24,6 +24,7 @@ MARGIN = 0.05  # room around a subject that is cropped to, as a share of its lon
 BAND = 64  # rows of a scaled picture that are worked on at a time
 MAX_SIDE = 5000  # pixels: longer side of a canvas
 FAINT = 32  # of 255: alpha below this is no subject when it comes to where the subject ends
+FADE = 4, 12  # pixels of a canvas: within the 16 that a JPEG's blocks reach
 SPECK = 0.002  # of the largest part's area: smaller parts are no subject either
 CLEAN_SIDE = 1024  # pixels: longer side of the copy on which the distance from the subject is measured
 HAZE = 0.017, 0.023  # distances from the subject, as shares of the longer side, between which haze fades out
@@ -197,6 +198,20 @@ def clean(alpha: Pixels) -> Pixels:
     left = np.rint(255 * np.clip((far - away) / (far - near), 0, 1)).astype(np.uint8)
     large = cv2.resize(left, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(cv2.multiply(alpha, large, dst=large, scale=1 / 255), np.uint8)
+
+
+def fade(alpha: Pixels) -> Pixels:
+    """A canvas's matte H x W whose haze, what is fainter than FAINT, fades out between FADE pixels from the subject.
+
+    So that from there on a background is exactly its colour, however much the subject is enlarged.
+    """
+    subject = _without_specks((alpha >= FAINT).view(np.uint8))
+    if not subject.any():
+        return alpha
+    away = cv2.distanceTransform((~subject).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    near, far = FADE
+    left = np.clip((far - away) / np.float32(far - near), 0, 1)
+    return np.asarray(np.rint(alpha * left), np.uint8)
 
 
 def _without_specks(shares: Pixels) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +17,7 @@ from PIL import Image
 from background_remover.colours import Colour
 from background_remover.compositing import composite
 from background_remover.cutout import Cutout, Finish
-from background_remover.encoding import Target
-from background_remover.framing import FAINT, SPECK, Frame
+from background_remover.framing import SPECK, Frame
 from background_remover.photos import FORMATS, MAX_BYTES, open_photo, read_path
 
 Pixels = NDArray[np.uint8]
@@ -26,7 +25,6 @@ Pixels = NDArray[np.uint8]
 READ = "2026-11-26"  # the day on which the sources were read
 WHITE: Colour = (255, 255, 255)
 NEAR = 16  # of 255, in the channel that differs most: up to this a pixel is meant to be background
-FADE = 4, 12  # pixels of the canvas about the subject, between which haze fades out: well within the BAND
 BAND = 16  # pixels about the subject where a JPEG rings, as far as a block of halved colours reaches, and edges fade
 EDGE = 0.5  # of the frame's edge: at least so much of it is background
 MEGABYTE = 1_000_000  # bytes, the smaller of the two that the word can mean
@@ -94,28 +92,6 @@ class Preset:
             quality=self.quality,
             clean=self.clean,
         )
-
-    def frame(self, cutout: Cutout) -> Cutout:
-        """What is shown of a cutout, for `finish().write`. Raises PhotoError.
-
-        What is fainter than FAINT fades out between the two distances of FADE from the subject, so that from there on
-        the background is exactly its colour, however much the subject is enlarged.
-        """
-        framed = self.finish().frame(cutout)
-        subject, box = _large_parts(framed.alpha >= FAINT)
-        if box is None:
-            return framed
-        away = cv2.distanceTransform(1 - subject, cv2.DIST_L2, cv2.DIST_MASK_5)
-        near, far = FADE
-        left = np.clip((far - away) / np.float32(far - near), 0, 1)
-        return replace(framed, alpha=np.rint(framed.alpha * left).astype(np.uint8))
-
-    def save(self, cutout: Cutout, target: Target) -> None:
-        """A file of a cutout, made with the preset; the extension of a path decides on the format, else the preset.
-
-        Raises PhotoError, OSError.
-        """
-        self.finish().write(self.frame(cutout), target)
 
 
 AMAZON = Rule(

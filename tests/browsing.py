@@ -43,6 +43,7 @@ def opened(browser, url, size="desktop", color_scheme="light"):
         assert [url_ for url_ in urls if not url_.startswith((url, "data:", "blob:"))] == []
         assert errors == []
     finally:
+        page.evaluate("localStorage.clear()")  # the next visitor of this context is another
         page.close()
 
 
@@ -88,6 +89,16 @@ def choose_format(page, name: str, prefix: str = "") -> None:
     page.get_by_role("option", name=name, exact=True).click()
 
 
+def press(page, mode: str) -> None:
+    """What the stage shows: "Cutout", "Before/after" or "Mask"."""
+    page.locator("#cutout .modes").get_by_text(mode, exact=True).click()
+
+
+def touch_up(page) -> None:
+    page.locator("#cutout .brush").click()
+    expect(page.locator("#cutout canvas")).to_be_visible()
+
+
 def unfold(page, section: str) -> None:
     page.locator(f"#{section}-section > button").click()
 
@@ -97,6 +108,7 @@ def fill(page, number: str, value: object) -> None:
 
 
 def download(page, button: str) -> tuple[str, Path]:
+    expect(page.locator(button).first).to_be_enabled()
     with page.expect_download() as waiting:
         page.locator(button).first.click()
     return waiting.value.suggested_filename, waiting.value.path()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # What a test that asks for one of these needs, whether it says so or not: `make quick` leaves it out.
 MARKS = {
     "browser": "browser",
+    "firefox": "browser",
     "run_node": "network",
     "axe": "network",
     "start_app": "slow",

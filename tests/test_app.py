@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,9 @@ from browsing import (
     download,
     fill,
     opened,
+    press,
     start_with,
+    touch_up,
     unfold,
     upload,
     wait_done,
@@ -25,6 +26,7 @@ from helpers import EXAMPLES, PERSON, SENTENCES, pixels
 from PIL import Image
 from playwright.sync_api import expect
 
+from background_remover.page.components import size_text
 from background_remover.page.strokes import paint, read_strokes
 
 # --- one photo ---
@@ -37,17 +39,40 @@ def test_a_photo_gives_three_pictures_and_lossless_downloads(page, refined):
     expect(page.locator("#download")).to_be_disabled()
     start_with(page, PERSON)
     expect(page.locator("#status")).to_contain_text("512 × 512")
-    for pane, label in (("photo", "Photo"), ("matte", "Matte"), ("cutout", "Cutout")):
+    for pane, label in (("photo", "Photo"), ("matte", "Mask"), ("cutout", "Cutout")):
         expect(page.locator(f"#{pane} img")).to_be_visible()
         expect(page.locator(f"#{pane}")).to_contain_text(label)
-    icon = "#{0} a[download], #{0} button[aria-label=Download]"
-    for pane, picture in (("matte", refined.matte), ("cutout", refined.image)):
-        name, path = download(page, icon.format(pane))
-        assert name == f"person-{pane}.png"
-        assert np.array_equal(pixels(path), np.asarray(picture))
+    name, path = download(page, "#matte a[download]")
+    assert name == "person-matte.png"
+    assert np.array_equal(pixels(path), np.asarray(refined.matte))
     name, path = download(page, "#download")
     assert name == "person-cutout.png"
     assert np.array_equal(pixels(path), np.asarray(refined.image))
+    press(page, "Mask")
+    name, path = download(page, "#download")
+    assert name == "person-matte.png"
+    assert np.array_equal(pixels(path), np.asarray(refined.matte))
+
+
+def test_the_status_says_what_the_download_will_be(page, tmp_path):
+    upload(page, large(tmp_path))
+    status = page.locator("#status")
+    expect(status).to_contain_text("PNG, 2400 × 1600 pixels, ", timeout=PATIENCE)
+    for choice, words in (("JPEG", "JPEG"), ("WebP small", "small WebP")):
+        choose_format(page, choice)
+        expect(status).to_contain_text(re.compile(f"{words}, 2400 × 1600 pixels, [\\d.]+ [kM]B"), timeout=PATIENCE)
+        said = status.inner_text()
+        _, path = download(page, "#download")
+        assert size_text(path.stat().st_size) in said
+        with Image.open(path) as saved:
+            assert saved.size == (2400, 1600)
+
+
+def large(folder: Path) -> Path:
+    """A photo that is larger than what the page shows of it."""
+    with Image.open(EXAMPLES / "coffee.jpg") as image:
+        image.resize((2400, 1600)).save(folder / "large.jpg", quality=90)
+    return folder / "large.jpg"
 
 
 def test_every_background_can_be_chosen(page, refined):
@@ -108,17 +133,18 @@ def test_the_subject_is_framed(page, refined):
     fill(page, "height", 200)
     wait_shows(page, "cutout", refined.framed(0.2, (300, 200)).image)
     fill(page, "width", 6000)
-    expect(page.locator(".toast-wrap")).to_contain_text("choose 1 to 5000 pixels a side")
+    expect(page.locator("#status")).to_contain_text("choose 1 to 5000 pixels a side")
+    expect(page.locator("#download")).to_be_disabled()
+    fill(page, "width", 400)
+    expect(page.locator("#status")).to_contain_text("400 × 200")
+    expect(page.locator("#download")).to_be_enabled()
 
 
 def test_every_format_is_downloaded_under_the_photos_name(page, refined):
     start_with(page, PERSON)
     formats = {"WebP lossless": ("webp", 0.0), "WebP small": ("webp", 4.0), "JPEG": ("jpg", 4.0), "PNG": ("png", 0.0)}
-    image = page.locator("#cutout img")
     for choice, (suffix, error) in formats.items():
-        before = image.get_attribute("src")
         choose_format(page, choice)
-        expect(image).not_to_have_attribute("src", before, timeout=PATIENCE)
         name, path = download(page, "#download")
         assert name == f"person-cutout.{suffix}"
         with Image.open(path) as saved:
@@ -132,7 +158,6 @@ def test_every_format_is_downloaded_under_the_photos_name(page, refined):
 def test_refinement_can_be_switched_off_and_on(page, refined, remover):
     start_with(page, PERSON)
     wait_shows(page, "matte", refined.alpha)
-    unfold(page, "touchup")
     page.locator("#refine input").uncheck()
     plain = remover(PERSON, refine=False)
     wait_shows(page, "matte", plain.alpha)
@@ -141,19 +166,98 @@ def test_refinement_can_be_switched_off_and_on(page, refined, remover):
     wait_shows(page, "matte", refined.alpha)
 
 
-def test_before_and_after_lie_over_each_other(page, refined):
+def test_before_and_after_lie_over_each_other_and_the_keyboard_moves_the_line(page, refined):
     start_with(page, PERSON)
-    choose(page, "background", "Blur")
-    wait_shows(page, "cutout", refined.composite("blur"))
-    unfold(page, "compare")
-    pictures = page.locator("#compare img")
-    expect(pictures).to_have_count(2)
-    for picture, truth in zip(pictures.all(), (refined.photo.rgb, refined.composite("blur")), strict=True):
-        expect(picture).to_be_visible()
-        with urllib.request.urlopen(picture.get_attribute("src"), timeout=30) as answer:
-            seen = pixels(io.BytesIO(answer.read())).astype(int)
-        assert np.abs(seen - np.asarray(truth)).mean() < 3  # previews are JPEGs
-        assert picture.get_attribute("alt")
+    choose(page, "background", "Black")
+    wait_shows(page, "cutout", refined.composite("#000000"))
+    press(page, "Before/after")
+    divider = page.locator("#cutout .divider")
+    expect(divider).to_be_visible()
+    view = page.locator("#cutout .view")
+    corner = lambda: colour_at(page, view, page.locator("#cutout .sheet"), 0.9, 0.1)  # noqa: E731  # background there
+    divider.focus()
+    page.keyboard.press("Home")
+    assert np.abs(corner()).max() < 12  # all of it is the cutout, on black
+    page.keyboard.press("End")
+    assert np.abs(corner() - refined.photo.rgb[51, 461].astype(int)).max() < 40  # all of it the photo
+    page.keyboard.press("ArrowLeft")
+    assert float(divider.input_value()) == 99.5
+
+
+def colour_at(page, view, sheet, x: float, y: float) -> np.ndarray:
+    """What is on the screen at that place of the sheet, in shares of it."""
+    shot = pixels(io.BytesIO(view.screenshot())).astype(int)[..., :3]
+    outer, inner = view.bounding_box(), sheet.bounding_box()
+    left, top = inner["x"] - outer["x"] + x * inner["width"], inner["y"] - outer["y"] + y * inner["height"]
+    return shot[int(top), int(left)]
+
+
+def test_the_photo_is_seen_while_its_button_is_held(page, refined):
+    start_with(page, PERSON)
+    choose(page, "background", "Black")
+    wait_shows(page, "cutout", refined.composite("#000000"))
+    view, sheet = page.locator("#cutout .view"), page.locator("#cutout .sheet")
+    truth = refined.photo.rgb[51, 461].astype(int)
+    button = page.locator("#cutout .original")
+    button.scroll_into_view_if_needed()
+    box = button.bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    assert np.abs(colour_at(page, view, sheet, 0.9, 0.1) - truth).max() < 40
+    page.mouse.up()
+    assert colour_at(page, view, sheet, 0.9, 0.1).max() < 12
+    button.focus()
+    page.keyboard.down(" ")
+    assert np.abs(colour_at(page, view, sheet, 0.9, 0.1) - truth).max() < 40
+    page.keyboard.up(" ")
+
+
+def test_zoomed_in_the_full_pixels_of_what_is_in_view_come(page, remover, tmp_path):
+    photo = large(tmp_path)
+    start_with(page, photo)
+    choose(page, "background", "White")
+    expect(page.locator("#status")).to_contain_text("2400 × 1600")
+    truth = np.asarray(remover(photo, refine=True).composite("white")).astype(int)
+    view, sheet = page.locator("#cutout .view"), page.locator("#cutout .sheet")
+    assert page.locator("#cutout img").evaluate("image => image.naturalWidth") == 1600
+    page.locator("#cutout .fit").click()
+    expect(page.locator("#cutout .fit")).to_have_text("100 %")
+    detail = page.locator("#cutout .after .detail")
+    expect(detail).to_have_css("background-image", re.compile("url"), timeout=PATIENCE)
+    page.wait_for_timeout(300)
+    outer, inner = view.bounding_box(), sheet.bounding_box()
+    left, top = round(outer["x"] - inner["x"]) + 1, round(outer["y"] - inner["y"]) + 1
+    assert inner["width"] == pytest.approx(2400, abs=1)
+    shot = pixels(io.BytesIO(view.screenshot())).astype(int)[..., :3]
+    part = truth[top : top + 200, left : left + 200]
+    best = min(
+        np.abs(shot[1 + y : 201 + y, 1 + x : 201 + x] - part[:200, :200]).mean() for y in (-1, 0, 1) for x in (-1, 0, 1)
+    )
+    assert best < 4  # lossy, but the same pixels
+    before = sheet.bounding_box()
+    page.mouse.move(outer["x"] + 150, outer["y"] + 150)
+    page.mouse.down()
+    page.mouse.move(outer["x"] + 110, outer["y"] + 130, steps=4)
+    page.mouse.up()
+    after = sheet.bounding_box()
+    assert (round(after["x"] - before["x"]), round(after["y"] - before["y"])) == (-40, -20)
+    page.mouse.wheel(0, 3000)
+    expect(page.locator("#cutout .out")).to_be_disabled()
+
+
+def test_the_wheel_zooms_about_the_pointer(page):
+    start_with(page, PERSON)
+    page.locator("#cutout .view").scroll_into_view_if_needed()
+    sheet = page.locator("#cutout .sheet")
+    before = sheet.bounding_box()
+    x, y = before["x"] + 0.6 * before["width"], before["y"] + 0.4 * before["height"]
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -300)
+    page.wait_for_timeout(100)
+    after = sheet.bounding_box()
+    assert after["width"] > 1.5 * before["width"]
+    assert (x - after["x"]) / after["width"] == pytest.approx(0.6, abs=0.01)
+    assert (y - after["y"]) / after["height"] == pytest.approx(0.4, abs=0.01)
 
 
 # --- the brush ---
@@ -161,7 +265,7 @@ def test_before_and_after_lie_over_each_other(page, refined):
 
 def paint_line(page, start: tuple[float, float], end: tuple[float, float]) -> list[dict]:
     """Drag over the brush's canvas, in shares of the photo; gives the strokes as they were sent."""
-    canvas = page.locator("#touchup canvas")
+    canvas = page.locator("#cutout canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
@@ -175,8 +279,7 @@ def paint_line(page, start: tuple[float, float], end: tuple[float, float]) -> li
 
 def test_strokes_bring_back_and_remove_and_can_be_undone(page, refined):
     start_with(page, PERSON)
-    unfold(page, "touchup")
-    expect(page.locator("#touchup canvas")).to_be_visible()
+    touch_up(page)
     strokes = paint_line(page, (0.1, 0.1), (0.3, 0.12))
     (stroke,) = strokes
     assert stroke["keep"]
@@ -186,7 +289,7 @@ def test_strokes_bring_back_and_remove_and_can_be_undone(page, refined):
     wait_shows(page, "matte", once.alpha)
     wait_shows(page, "cutout", once.image)
 
-    choose(page, "touchup", "Remove")
+    choose(page, "cutout", "Remove")
     strokes = paint_line(page, (0.45, 0.7), (0.55, 0.7))
     assert [stroke["keep"] for stroke in strokes] == [True, False]
     twice = refined.touched_up(*paint(read_strokes(strokes), refined.photo.shape))
@@ -198,29 +301,36 @@ def test_strokes_bring_back_and_remove_and_can_be_undone(page, refined):
     assert name == "person-cutout.png"
     assert np.array_equal(pixels(path), np.asarray(twice.composite("white")))
 
-    page.locator("#touchup .undo").click()
+    page.locator("#cutout .undo").click()
     wait_shows(page, "matte", once.alpha)
-    page.locator("#touchup .undo").click()
+    page.locator("#cutout .view").focus()
+    page.keyboard.press("Control+z")
     wait_shows(page, "matte", refined.alpha)
-    expect(page.locator("#touchup .undo")).to_be_disabled()
+    expect(page.locator("#cutout .undo")).to_be_disabled()
+    page.keyboard.press("Control+Shift+Z")
+    wait_shows(page, "matte", once.alpha)
+    width = page.locator("#cutout .width")
+    for key, value in (("]", "3.5"), ("[", "3"), ("[", "2.5")):
+        page.keyboard.press(key)
+        expect(width).to_have_value(value)
 
 
 @pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_quick_strokes_all_count_and_a_new_photo_starts_without_them(page, refined):
     start_with(page, PERSON)
-    unfold(page, "touchup")
+    touch_up(page)
     for x in (0.05, 0.15, 0.25, 0.85):
         strokes = paint_line(page, (x, 0.05), (x, 0.2))
     assert len(strokes) == 4
     painted = refined.touched_up(*paint(read_strokes(strokes), refined.photo.shape))
     wait_shows(page, "matte", painted.alpha)
-    page.locator("#touchup .clear").click()
+    page.locator("#cutout .clear").click()
     wait_shows(page, "matte", refined.alpha)
     paint_line(page, (0.1, 0.1), (0.3, 0.1))
-    expect(page.locator("#touchup .undo")).to_be_enabled()
+    expect(page.locator("#cutout .undo")).to_be_enabled()
     upload(page, EXAMPLES / "cat.jpg")
     expect(page.locator("#status")).to_contain_text("451 × 300", timeout=PATIENCE)
-    expect(page.locator("#touchup .undo")).to_be_disabled()
+    expect(page.locator("#cutout .undo")).to_be_disabled()
 
 
 # --- no change asks the network ---
@@ -252,14 +362,13 @@ def test_no_change_runs_the_network_again(browser, start_app, refined, tmp_path)
         choose(page, "frame", "Whole photo")
         choose(page, "background", "Blur")
         wait_shows(page, "cutout", refined.composite("blur"))
-        image = page.locator("#cutout img")
-        before = image.get_attribute("src")
         choose_format(page, "JPEG")
-        expect(image).not_to_have_attribute("src", before)
-        unfold(page, "touchup")
-        page.locator("#refine input").uncheck()
-        expect(page.locator("#touchup canvas")).to_be_visible()
+        assert download(page, "#download")[0] == "person-cutout.jpg"
         matte = page.locator("#matte img")
+        before = matte.get_attribute("src")
+        page.locator("#refine input").uncheck()
+        expect(matte).not_to_have_attribute("src", before)
+        touch_up(page)
         before = matte.get_attribute("src")
         paint_line(page, (0.1, 0.1), (0.3, 0.12))
         expect(matte).not_to_have_attribute("src", before)
@@ -300,7 +409,11 @@ def test_a_photo_can_be_dropped(page, person_png, refined):
         "(file) => { const carried = new DataTransfer(); carried.items.add(file); return carried; }",
         as_file(page, person_png),
     )
-    page.dispatch_event("#photo .upload-container", "drop", {"dataTransfer": carried})
+    for place in ("#title", "body", "#photo .upload-container"):  # anywhere
+        page.dispatch_event(place, "dragenter", {"dataTransfer": carried})
+        assert page.evaluate("document.body.classList.contains('dropping')")
+        page.dispatch_event(place, "drop", {"dataTransfer": carried})
+        assert not page.evaluate("document.body.classList.contains('dropping')")
     wait_done(page)
     wait_shows(page, "cutout", refined.image)
     assert download(page, "#download")[0] == "dropped-cutout.png"
@@ -381,5 +494,9 @@ def test_a_bad_background_image_is_told_and_the_result_stays(page, bad_files, re
     start_with(page, PERSON)
     choose(page, "background", "Image")
     page.locator("#backdrop input[type=file]").set_input_files(bad_files["text.jpg"])
-    expect(page.locator(".toast-wrap")).to_contain_text("This is not a photo that can be read")
+    expect(page.locator("#status")).to_contain_text("This is not a photo that can be read")
+    expect(page.locator("#download")).to_be_disabled()
+    expect(page.locator("#backdrop img")).to_be_hidden()
+    choose(page, "background", "Transparent")
     wait_shows(page, "cutout", refined.image)
+    expect(page.locator("#download")).to_be_enabled()

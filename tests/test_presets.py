@@ -324,7 +324,7 @@ def cut_out(name: str) -> Cutout:
 def test_a_picture_made_with_a_preset_keeps_to_its_rule(key, name):
     preset, target = PRESETS[key], io.BytesIO()
     preset.finish().check()
-    preset.save(cut_out(name), target)
+    preset.finish().save(cut_out(name), target)
     findings = check(target.getvalue(), preset)
     assert [finding.text for finding in findings if not finding.ok] == []
     with Image.open(io.BytesIO(target.getvalue())) as image:
@@ -338,9 +338,9 @@ def test_a_picture_made_with_a_preset_keeps_to_its_rule(key, name):
 
 @pytest.mark.parametrize("name", sorted(set(PHOTOS) - {"dandelion.jpg"}))  # which has parts as light as white
 def test_what_the_network_cut_out_is_ready_for_amazon(name):
-    """Its mattes have haze about the subject, which `Preset.frame` takes away."""
+    """Its mattes have haze about the subject, which `Finish.clean` takes away."""
     target = io.BytesIO()
-    PRESETS["amazon"].save(Cutout.open(EXAMPLES / name, DATA / "mattes" / f"{name}.png"), target)
+    PRESETS["amazon"].finish().save(Cutout.open(EXAMPLES / name, DATA / "mattes" / f"{name}.png"), target)
     assert [finding.text for finding in check(target.getvalue(), AMAZON) if not finding.ok] == []
 
 
@@ -396,8 +396,7 @@ def test_white_is_exact_in_the_colours_of_the_photo():
 def test_haze_fades_and_nothing_else():
     cutout = cut_out("cat.jpg")
     hazy = replace(cutout, alpha=np.maximum(cutout.alpha, 20))
-    preset = replace(PRESETS["ebay"], clean=False)
-    before, after = preset.finish().frame(hazy).alpha, preset.frame(hazy).alpha
+    before, after = (replace(PRESETS["ebay"], clean=clean).finish().frame(hazy).alpha for clean in (False, True))
     subject = before >= 32
     top = np.flatnonzero(subject.any(axis=1))[0]
     assert np.array_equal(after[subject], before[subject])

@@ -11,8 +11,6 @@ from background_remover.page.bodies import MAX_FILES
 from background_remover.page.files import FileStore
 from utilities import PhotoError
 
-LOOK = ["Transparent", "#2f6fed", None, 1.5, "Whole photo", 5, 1600, 1200, "PNG"]
-
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
@@ -113,42 +111,10 @@ def test_strokes_of_a_tile_are_checked(upload):
         several.read_task(sent)
 
 
-def test_a_look_is_read_as_the_controls_have_it(upload):
-    assert several.read_look(LOOK).format == "png"
-    backdrop = upload("backdrop.png")
-    finish = several.read_look(["Image", "#fff", backdrop, 1, "Custom size", 10, 300, 200, "WebP small"])
-    assert (finish.background_image, finish.size, finish.margin) == (backdrop, (300, 200), 0.1)
-    assert (finish.format, finish.quality) == ("webp", 90)
-
-
-@pytest.mark.parametrize(
-    ("position", "value"),
-    [
-        (0, "Stripes"),
-        (0, 1),
-        (1, None),
-        (2, "/etc/passwd"),
-        (2, 7),
-        (3, "1"),
-        (3, float("nan")),
-        (4, []),
-        (5, None),
-        (6, "wide"),
-        (6, float("inf")),
-        (7, 1e300),
-        (8, "EXE"),
-        (8, {}),
-    ],
-)
-def test_what_is_no_look_is_told(store, position, value):
+@pytest.mark.parametrize("sent", [None, [], {}, {"work": {}}, {"work": {"photo": "/etc/passwd"}}])
+def test_nothing_is_edited_without_a_photo(store, sent):
     with pytest.raises(PhotoError):
-        several.read_look([*LOOK[:position], value, *LOOK[position + 1 :]])
-
-
-@pytest.mark.parametrize("look", [None, 1, "Transparent", {}, LOOK[:-1], [*LOOK, "PNG"]])
-def test_a_look_of_another_length_is_none(look):
-    with pytest.raises(PhotoError):
-        several.read_look(look)
+        several.edit(sent, True, None)
 
 
 # --- the zip ---

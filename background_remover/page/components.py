@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,13 @@ from background_remover.cutout import Finish
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES, STORED, stored_path
 from background_remover.page.files import Upload, file_store
 from background_remover.page.requests import plain_errors
+from background_remover.presets import Finding, Preset
 from background_remover.weights import Weights
 
 ASSETS = Path(__file__).parent
+ENLARGED = 1.05  # times larger than its photo has it, from which that is told
+EXAMPLES = ("person", "gamepad", "dog", "sunflower", "chameleon", "brushes", "drink", "otter", "lavender", "book",
+            "coffee", "car", "drawing", "cat", "dandelion")  # fmt: skip
 FORMATS = {"png": "PNG", "webp": "lossless WebP", "jpg": "JPEG", "tif": "TIFF"}  # of `Finish.format`
 
 THEME = gr.themes.Default(
@@ -76,6 +80,12 @@ def admit_all(payload: ListFiles | None) -> list[str]:
         return [file_store().admit(file.path) for file in payload or ()]
 
 
+def in_order(folder: Path) -> list[Path]:
+    """The example photos of a folder, the clearest first, and others behind them."""
+    photos = sorted(folder.glob("*.[jp][pn]g"))
+    return sorted(photos, key=lambda path: (*EXAMPLES, path.stem).index(path.stem))
+
+
 def photo_input(**kwargs: Any) -> PhotoInput:
     """An input for one photo, in any format."""
     return PhotoInput(type="filepath", image_mode=None, buttons=["fullscreen"], **kwargs)
@@ -112,11 +122,33 @@ def status_text(text: str, bad: bool = False) -> str:
     return f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>"
 
 
-def describe(finish: Finish, size: Sequence[int], byte_count: int = 0, took: float = 0.0) -> str:
-    """What a download will be: its format, its size in pixels and, once it is known, in bytes; how long it took."""
+def describe(finish: Finish, made: Mapping[str, Any], took: float = 0.0, advice: str = "") -> str:
+    """A status line's HTML: what a download will be, and how many seconds the photo took, if that is to be told.
+
+    `made` has its "size" in pixels, how many times it is "enlarged" and, once it is known, how many "bytes" it has.
+    """
     name = FORMATS[finish.format] if finish.quality is None or finish.format != "webp" else "small WebP"
-    weight = f", {size_text(byte_count)}" if byte_count else ""
-    return f"{f'Done in {took:.1f} s: ' if took else ''}{name}, {size[0]} × {size[1]} pixels{weight}."
+    width, height = made["size"]
+    more = f", enlarged {made['enlarged']:.1f} ×" if made["enlarged"] >= ENLARGED else ""
+    weight = f", {size_text(made['bytes'])}" if "bytes" in made else ""
+    done = f"Done in {took:.1f} s: " if took else ""
+    text = status_text(f"{done}{name}, {width} × {height} pixels{more}{weight}.")
+    return text + (f'<p class="advice">{html.escape(advice)}</p>' if advice else "")
+
+
+def findings_text(preset: Preset, findings: list[Finding]) -> str:
+    """The HTML of whether a file is what a shop asks for, and why not."""
+    lines = [
+        f"<li class={'good' if finding.ok else 'bad'}>{html.escape(finding.text)}"
+        f"{'' if finding.verified else ' <small>(typical)</small>'}</li>"
+        for finding in findings
+    ]
+    fine = all(finding.ok for finding in findings)
+    title = (
+        f"{html.escape(preset.title)}: {'this file is what is asked for' if fine else 'this file is not as asked for'}"
+    )
+    note = f"<p>{html.escape(preset.rule.note)}</p>" if preset.rule.note else ""
+    return f"<details{'' if fine else ' open'}><summary>{title}</summary><ul>{''.join(lines)}</ul>{note}</details>"
 
 
 def size_text(byte_count: int) -> str:

@@ -16,9 +16,14 @@ from background_remover.cutout import Finish
 from background_remover.framing import MARGIN
 from background_remover.page.components import photo_input
 from background_remover.page.files import Upload
+from background_remover.presets import PRESETS, Preset
+from background_remover.shadows import DIRECTION, SOFTNESS, SOFTNESSES, STRENGTH
 
 COLOURS = {"White": "#ffffff", "Light grey": "#f2f2f2", "Black": "#000000"}
 BACKGROUNDS = ["Transparent", *COLOURS, "Colour", "Image", "Blur"]
+SHADOW_KINDS = {"None": "none", "Drop": "drop", "Contact": "contact"}  # as `Finish` has them
+NO_PRESET = "Any use"
+SHOPS = {preset.title: preset for preset in PRESETS.values()}
 FRAMES = ["Whole photo", "Subject", "Square", "Custom size"]
 DOWNLOADS: dict[str, tuple[str, int | None]] = {  # format and quality
     "PNG": ("png", None),
@@ -33,7 +38,55 @@ def show_for(kind: gr.Radio, choices: dict[Component, list[str]]) -> None:
     """Show each component for some choices alone; in the browser, where nobody waits for it."""
     names = json.dumps([*choices.values()])
     updates = f"(kind) => {names}.map((some) => ({{ visible: some.includes(kind), __type__: 'update' }}))"
-    kind.change(None, kind, [*choices], js=updates, **PRIVATE)
+    kind.change(None, kind, [*choices], js=updates, show_progress="hidden", **PRIVATE)
+
+
+def preset_control(prefix: str = "") -> gr.Dropdown:
+    """For which shop or site the result is, see `presets`."""
+    return gr.Dropdown(
+        [NO_PRESET, *SHOPS], value=NO_PRESET, label="Ready for", filterable=False, elem_id=f"{prefix}preset"
+    )
+
+
+def apply_presets(preset: gr.Dropdown, controls: list[Component]) -> None:
+    """Let the choice of a preset set the controls, which can be changed afterwards; in the browser.
+
+    `controls` are those of `read_controls` from the background to the format, without the shadow's.
+    """
+
+    def values(preset: Preset) -> list[Any]:
+        names = {colour: name for name, colour in COLOURS.items()}
+        return [names[preset.background], None, None, None, "Custom size", round(100 * preset.margin), preset.width,
+                preset.height, "JPEG"]  # fmt: skip
+
+    table = json.dumps({title: values(shop) for title, shop in SHOPS.items()})
+    update = "(value) => value === null ? { __type__: 'update' } : value"
+    script = f"(title) => (({table})[title] || Array({len(controls)}).fill(null)).map({update})"
+    preset.input(None, preset, controls, js=script, show_progress="hidden", **PRIVATE)
+
+
+def shadow_controls(prefix: str = "") -> list[Component]:
+    """Which shadow, and how it is."""
+    with gr.Accordion("Shadow", open=False, elem_id=f"{prefix}shadow-section"):
+        kind = gr.Radio([*SHADOW_KINDS], value="None", show_label=False, container=False, elem_id=f"{prefix}shadow")
+        with gr.Row():
+            strength = gr.Slider(
+                0, 100, round(100 * STRENGTH), step=1, label="Strength, %", visible=False, elem_id=f"{prefix}strength"
+            )
+            softness = gr.Slider(
+                100 * SOFTNESSES[0],
+                100 * SOFTNESSES[1],
+                100 * SOFTNESS,
+                step=0.5,
+                label="Softness, % of the subject",
+                visible=False,
+                elem_id=f"{prefix}softness",
+            )
+            direction = gr.Slider(
+                0, 360, DIRECTION, step=5, label="Direction, degrees", visible=False, elem_id=f"{prefix}direction"
+            )
+    show_for(kind, {strength: ["Drop", "Contact"], softness: ["Drop", "Contact"], direction: ["Drop"]})
+    return [kind, strength, softness, direction]
 
 
 def background_controls(prefix: str = "") -> list[Component]:
@@ -95,6 +148,7 @@ def format_control(prefix: str = "") -> gr.Dropdown:
 
 
 def read_controls(
+    preset: str,
     background: str,
     colour: str,
     backdrop: Upload | None,
@@ -103,12 +157,17 @@ def read_controls(
     margin: float,
     width: float | None,
     height: float | None,
+    shadow: str,
+    strength: float,
+    softness: float,
+    direction: float,
     download: str,
 ) -> Finish:
     """What a visitor chose, in the page's words and percents, as a `Finish`."""
     words = {"Transparent": "transparent", **COLOURS, "Colour": colour, "Blur": "blur", "Image": "transparent"}
     square, custom = frame == "Square", frame == "Custom size"
     form, quality = DOWNLOADS[download]
+    shop = SHOPS.get(preset)
     return Finish(
         background=words[background],
         background_image=backdrop if background == "Image" else None,
@@ -118,5 +177,24 @@ def read_controls(
         width=int(width or 0) if square or custom else 0,
         height=int(height or 0) if custom else 0,
         format=form,
-        quality=quality,
+        quality=shop.quality if shop and form == shop.format else quality,
+        clean=shop is not None,
+        shadow=SHADOW_KINDS[shadow],
+        shadow_strength=strength / 100,
+        shadow_softness=softness / 100,
+        shadow_direction=direction,
     )
+
+
+def read_preset(preset: str, *_: Any) -> Preset | None:
+    """The preset among the values of the controls."""
+    return SHOPS.get(preset)
+
+
+def advice(_: str, background: str, __: str, backdrop: Upload | None, *others: Any) -> str:
+    """What a visitor should know of a choice that is not quite what it seems; nothing for others."""
+    if background == "Image" and backdrop is None:
+        return "Choose an image to put behind the subject: until then nothing is there."
+    if others[-1] == "JPEG" and background in ("Transparent", "Image"):
+        return "A JPEG can't be transparent: it is white there. Choose PNG or WebP to keep it."
+    return ""

@@ -18,6 +18,7 @@ from background_remover.page.state import State, Work
 from background_remover.page.strokes import Stroke, paint
 from background_remover.page.turns import check_finish, open_finish, open_upload
 from background_remover.photos import Pixels
+from background_remover.presets import enlargement
 
 PREVIEW = 1600  # pixels: the longer side of a preview
 VIEW = 2048  # the same of a part of the picture, in its full pixels
@@ -69,16 +70,14 @@ def framed(work: Work, refine: bool, strokes: tuple[Stroke, ...], finish: Finish
         shown = finish.frame(cutout)
         return shown, small if shown is cutout else shown.preview(PREVIEW)
 
-    if not frame_of(finish):
-        return cutout, small
-    return recent.get((work.photo, work.matte, refine, strokes, frame_of(finish)), make)
+    frame = frame_of(finish)
+    return recent.get((work.photo, work.matte, refine, strokes, frame), make) if frame else (cutout, small)
 
 
 def frame_of(finish: Finish) -> tuple[Any, ...]:
     """All of a finish that says which part of a cutout is shown and how large, nothing for the whole as it is."""
-    if not (finish.crop or finish.size):
-        return ()
-    return finish.margin, finish.size
+    frame = (finish.margin, finish.size) if finish.crop or finish.size else ()
+    return (finish.clean, *frame) if finish.clean else frame
 
 
 def look_of(refine: bool, strokes: tuple[Stroke, ...], finish: Finish) -> str:
@@ -119,6 +118,7 @@ def show_result(state: State, work: Work, pair: Pair, finish: Finish, refine: bo
         "name": Path(work.photo).name,
         "cutout": file_data(after),
         "size": [width, height],
+        "enlarged": enlargement(pair[0], finish),
         "css": finish.background if plain and finish.background != "transparent" else "transparent" if plain else "",
         "look": look_of(refine, state.strokes, finish),
         "taken": len(state.strokes),
@@ -154,6 +154,7 @@ def make_file(state: State, work: Work, refine: bool, finish: Finish) -> dict[st
         "name": Path(path).name,
         "size": [width, height],
         "bytes": Path(path).stat().st_size,
+        "enlarged": enlargement(open_cutout(work, refine, state.strokes)[0], finish),
     }
 
 

@@ -26,7 +26,7 @@ from gradio.context import LocalContext
 
 from background_remover.page.files import file_store
 from background_remover.page.guard import client_address, listeners
-from background_remover.page.state import read_number
+from background_remover.page.state import is_own, read_number
 from background_remover.page.turns import current_job, scheduler
 from background_remover.scheduler import WAITING, AbandonedError, BusyError, Client, Job, Kind, PostponedError
 from utilities import PhotoError
@@ -163,6 +163,9 @@ async def _run(
     Raises BusyError.
     """
     client, session, event = who_asks()
+    if on_page and any(is_own(inputs[0], value) for value in inputs[1:]):
+        yield {}  # no change, and none that an edit beside it has to give way to
+        return
     beside = [work for work in _on_page.get(session, ()) if work.wanted] if on_page else []
     photos = [work for work in beside if work.kind == "photo"]
     number = max(map(read_number, inputs), default=0)

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from background_remover.cutout import Cutout, Finish
 from background_remover.encoding import safe_stem
 from background_remover.page.bodies import MAX_FILES
-from background_remover.page.controls import BACKGROUNDS, DOWNLOADS, FRAMES, read_controls
 from background_remover.page.files import Upload, file_store
 from background_remover.page.pictures import (
     PREVIEW,
@@ -128,25 +127,6 @@ def read_path(value: Any) -> Upload:
     return ""
 
 
-def read_look(sent: Any) -> Finish:
-    """The look of one photo, as the values of the controls of `read_controls`, with the path of the background image.
-
-    Raises PhotoError.
-    """
-    if not isinstance(sent, list) or len(sent) != 9:
-        raise PhotoError(UNREADABLE)
-    background, colour, backdrop, blur, frame, margin, width, height, download = sent
-    words = all(isinstance(word, str) for word in (background, colour, frame, download))
-    numbers = all(
-        isinstance(number, int | float) and abs(number) < 1e9
-        for number in (blur, margin, 0 if width is None else width, 0 if height is None else height)
-    )
-    if not words or not numbers or (background not in BACKGROUNDS or frame not in FRAMES or download not in DOWNLOADS):
-        raise PhotoError(UNREADABLE)
-    image = None if backdrop is None else file_store().admit(str(backdrop))
-    return read_controls(background, colour[:100], image, blur, frame, margin, width, height, download)
-
-
 # --- what becomes of the photos ---
 
 
@@ -201,12 +181,11 @@ def restyle(tile: Tile, work: Work, finish: Finish) -> Outcome:
         return save_result(opened.finish.frame(cutout), opened.finish, work.photo)
 
 
-def edit(sent: Any) -> Outcome:
+def edit(sent: Any, refine: bool, finish: Finish) -> Outcome:
     """The result of one photo as it left the editor, which may still have it at hand. Raises PhotoError."""
     state = read_state(sent)
     if state.work is None:
         raise PhotoError(UNREADABLE)
-    refine, finish = sent.get("refine") is not False, read_look(sent.get("look"))
     with page_turn(state.work.photo, finish):
         check_finish(finish)
         finish = open_finish(finish)

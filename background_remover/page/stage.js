@@ -12,6 +12,7 @@ const colours = { true: "rgba(16, 185, 129, 0.65)", false: "rgba(239, 68, 68, 0.
 const PREVIEW = 1600; // pixels: the longer side of what is shown
 const CLOSEST = 8; // screen's pixels for one of the picture's, at most
 const LATER = 250; // ms without a change after which the full pixels are asked for
+const MOMENT = 60; // ms
 const WEIGH = 600; // and the file itself is made, to say how large it is
 
 let shown = null; // the last value with pictures
@@ -45,6 +46,7 @@ page.stage = {
   state: () => ({ asked: page.asked, work, strokes, mode, view: wanted, task, took, have: shown?.look || "" }),
   locked: () => locked,
   wait() {
+    file = null;
     if (work) busy(true);
   },
   begin(photo, what = "Cutting out…") {
@@ -54,8 +56,7 @@ page.stage = {
     paint(false);
     element.closest(".editor")?.classList.toggle("full", Boolean(photo));
     sheet.hidden = true;
-    result.hidden = true;
-    result.removeAttribute("src");
+    result.remove(); // so that there is a picture only where there is a result
     for (const layer of [before, mask, at(".photo"), at(".kept")]) put(layer, "");
     blur();
     at(".none").hidden = Boolean(photo);
@@ -128,10 +129,21 @@ function show() {
   if (value.work) work = paths(value.work);
   answered = value.answered;
   took = value.took || 0;
-  shown = { ...shown, ...value };
+  if (value.cutout) shown = { ...shown, ...value };
+  if (value.cutout) picture();
   if (value.failed) return page.stage.refused(answered);
+  if (answered === page.asked) {
+    busy(false);
+    lock();
+    look();
+    clearTimeout(weigh);
+    weigh = setTimeout(() => ready() && !waiting && trigger("settled"), WEIGH);
+  } else trigger("input"); // something was changed meanwhile
+}
+
+function picture() {
   result.src = shown.cutout.url;
-  result.alt = "The cutout";
+  after.prepend(result);
   put(before, shown.before.url);
   put(mask, shown.mask.url);
   blur();
@@ -145,20 +157,13 @@ function show() {
   loaded.src = shown.alpha.url;
   at(".under").disabled = !shown.css;
   painting.style.background = shown.css || "";
-  sheet.hidden = result.hidden = at(".none").hidden = false;
+  sheet.hidden = false;
   at(".none").hidden = true;
   element.closest(".editor")?.classList.add("full");
-  if (value.work) page.remember({ work, strokes, name: value.name, picture: shown.cutout.url, photo: value.work.preview });
+  page.remember({ work, strokes, name: shown.name, picture: shown.cutout.url, photo: shown.work.preview });
   history();
   fit();
   draw();
-  if (answered === page.asked) {
-    busy(false);
-    lock();
-    look();
-    clearTimeout(weigh);
-    weigh = setTimeout(() => ready() && !waiting && trigger("settled"), WEIGH);
-  } else trigger("input"); // something was changed meanwhile
 }
 
 // --- zoom and pan ---
@@ -185,7 +190,7 @@ function fit() {
   Object.assign(sheet.style, {
     width: `${width * zoom}px`, height: `${height * zoom}px`, transform: `translate(${left}px, ${top}px)`,
   });
-  at(".fit").textContent = `${Math.round(100 * density())} %`;
+  at(".fit").textContent = sheet.hidden ? "100 %" : `${Math.round(100 * density())} %`;
   at(".out").disabled = zoom <= 1;
   at(".in").disabled = zoom >= most;
   sheet.classList.toggle("sharp", density() > 2);
@@ -437,7 +442,7 @@ element.addEventListener("keydown", (event) => {
 // What was made for the download, or is made now; for a task, another one.
 const make = (what = "") =>
   new Promise((resolve) => {
-    if (file && !what) return resolve(file);
+    if (file?.asked === page.asked && !what) return resolve(file);
     task = what;
     waiting = resolve;
     lock();
@@ -454,9 +459,19 @@ function save(found) {
   link.remove();
 }
 
-page.stage.download = (what) => make(what).then(save);
+// Gradio tells of a change a moment after the click that made it; what is asked for then waits for its result.
+async function settle() {
+  await new Promise((resolve) => setTimeout(resolve, MOMENT));
+  while (work && !ready() && answered >= 0) await new Promise((resolve) => setTimeout(resolve, MOMENT));
+  return ready();
+}
+
+page.stage.download = async (what) => (await settle()) && save(await make(what));
 page.stage.copy = () => {
-  const picture = make("copy").then((found) => fetch(found.file.url)).then((answer) => answer.blob());
+  const picture = settle()
+    .then(() => make("copy"))
+    .then((found) => fetch(found.file.url))
+    .then((answer) => answer.blob());
   return navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
 };
 

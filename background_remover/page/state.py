@@ -40,6 +40,12 @@ def read_number(value: Any) -> int:
     return asked if isinstance(asked, int) and abs(asked) < 2**53 else 0
 
 
+def is_own(photo: Any, value: Any) -> bool:
+    """Whether a photo that a page tells of is its own picture of the one it has, by the state that came with it."""
+    work = value.get("work") if isinstance(value, dict) else None
+    return isinstance(work, dict) and photo is not None and photo in (work.get("photo"), work.get("preview"))
+
+
 def read_state(value: Any) -> State:
     """The state in what a page sent, whatever it is. Raises PhotoError."""
     if not isinstance(value, dict):

@@ -30,18 +30,9 @@ let making = Promise.resolve(); // small pictures, one after the other
 const count = (...states) => tiles.filter((tile) => states.includes(tile.state)).length;
 const waits = (tile) => tile.state === "ready" || tile.state === "uploading";
 const url = (path) => page.inlet.url(path);
-const plain = (values) => values && values.map((value) => value?.path ?? value);
 
-// What of the controls' values can be seen in a result.
-function key(values) {
-  if (!values) return "";
-  const [kind, colour, backdrop, blur, frame, margin, width, height, format] = plain(values);
-  return JSON.stringify([
-    kind, kind === "Colour" && colour, kind === "Image" && backdrop, kind === "Blur" && blur,
-    frame, frame !== "Whole photo" && margin, ["Square", "Custom size"].includes(frame) && width,
-    frame === "Custom size" && height, format,
-  ]);
-}
+// A look as a text, to be compared.
+const key = (values) => JSON.stringify((values || []).map((value) => value?.path ?? value));
 
 // --- photos come ---
 
@@ -495,7 +486,7 @@ page.tiles = {
     const { tile } = edits[0];
     edits[0].asked = edition += 1;
     const { work, strokes, refine, values } = tile;
-    return { asked: edition, work, strokes, refine, look: plain(values) };
+    return [{ asked: edition, work, strokes }, refine, ...values];
   },
   // Another photo is in the editor now.
   left() {

@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.responses import FileResponse
+from starlette.routing import Route
 
 import background_remover
 from background_remover import (
@@ -123,7 +125,7 @@ ENDING = 10.0  # seconds that work in hand has when the server is told to end
 
 TITLE = "Background remover"
 TEXT = "Drop a photo: its subject comes back on a transparent background, at full size."
-PICTURE = "preview.jpg"
+PICTURE = PACKAGE / "page" / "preview.jpg"
 ABOUT = about(remover.weights, str(remover.engine))
 PRIVACY = privacy(file_store().lifetime)
 
@@ -271,8 +273,8 @@ def refused(reason: str, *inputs: Any) -> dict[str, Any]:
 def on_photo(photo: Upload | None, sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
     """A new photo: the only handler of this tab that runs the network."""
     state = read_state(sent)
-    if photo is None or (state.work and photo in (state.work.photo, state.work.preview)):
-        return {}  # the page tells of our own changes, too
+    if photo is None:
+        return {}
     start = time.perf_counter()
     finish = read_controls(*controls)
     with page_turn(photo, finish):
@@ -288,7 +290,7 @@ def on_photo(photo: Upload | None, sent: Any, refine: bool, *controls: Any) -> d
             return {"photo": work.preview} | shown | failed | {"cutout": shown["cutout"] | failed["cutout"]}
     value = shown["cutout"]
     value["took"] = time.perf_counter() - start
-    status = describe(finish, value, took=value["took"], advice=advice(*controls))
+    status = describe(finish, value, value["took"], advice(*controls))
     if not rough.found:
         text = "Nothing in this photo stands out as the subject: try another photo, or paint it in with 'Touch up'."
         status = status_text(text, bad=True)
@@ -301,13 +303,14 @@ def on_look(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
     state = read_state(sent)
     if state.work is None:
         return {}
+    start = time.perf_counter()
     finish = read_controls(*controls)
     with page_turn(state.work.photo, finish):
         pair = open_cutout(state.work, refine, state.strokes)
-        shown = show_result(state._replace(took=0), state.work, pair, finish, refine)
+        shown = show_result(state, state.work, pair, finish, refine)
     value = shown["cutout"]
-    status = describe(finish, value, advice=advice(*controls))
-    return {"status": status} | shown
+    value["took"] = time.perf_counter() - start
+    return {"status": describe(finish, value, value["took"], advice(*controls))} | shown
 
 
 @plainly("edit")
@@ -338,15 +341,18 @@ def on_file(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
         findings = check(Path(made["file"]["path"]), preset) if preset and finish.output == "cutout" else []
     if state.task:
         return {"made": made}
-    status = describe(finish, made, took=state.took, advice=advice(*controls))
+    status = describe(finish, made, state.took, advice(*controls))
     told = findings_text(preset, findings) if preset and findings else ""
     return {"made": made, "status": status, "check": told}
 
 
-async def on_link(address: str, request: gr.Request) -> Upload:
+async def on_link(address: str, request: gr.Request) -> dict[str, Any]:
     """A photo by its address on the web."""
-    with plain_errors("on_link"):
-        return await fetch_upload(address.strip(), client_address(request.request))
+    try:
+        with plain_errors("on_link"):
+            return {"photo": await fetch_upload(address.strip(), client_address(request.request))}
+    except gr.Error as error:
+        return {"status": status_text(error.message, bad=True)}
 
 
 def refused_photos(reason: str, sent: Any, *_: Any) -> dict[str, Any]:
@@ -488,7 +494,8 @@ def build_one() -> list[Any]:
     cutout.locked(None, None, [download, copy], js="() => page.buttons()", **LOCAL)
     download.click(None, None, None, js="() => page.stage.download()", **LOCAL)
     copy.click(None, None, None, js="() => page.stage.copy()", **LOCAL)
-    gr.on([fetch.click, link.submit], on_link, link, photo, show_progress_on=photo, **PRIVATE, **AT_ONCE)
+    found: dict[str, Any] = {"photo": photo, "status": status}
+    gr.on([fetch.click, link.submit], by_name(on_link, found), link, [photo, status], **QUIET)
     return inputs[1:]
 
 
@@ -549,7 +556,7 @@ with CheckedBlocks(title=TITLE, analytics_enabled=False) as demo:
     gr.HTML(ABOUT, elem_id="about")
 
 try:
-    demo.more_routes = routes(remover)
+    demo.more_routes = [*routes(remover), Route(f"/{PICTURE.name}", lambda _: FileResponse(PICTURE))]
 except SettingError as error:
     raise SystemExit(str(error)) from None
 monitoring.log_requests()
@@ -565,9 +572,10 @@ def serve() -> None:
         signal.signal(number, lambda *_: told.set())
     demo.launch(
         css_paths=PACKAGE / "page" / "style.css",
-        head=head(TITLE, TEXT, PICTURE, file_store().lifetime),
+        head=head(TITLE, TEXT, f"/{PICTURE.name}", file_store().lifetime),
         theme=THEME,
         enable_monitoring=False,
+        favicon_path=PICTURE.with_name("icon.svg"),
         footer_links=["api"],
         max_file_size=MAX_BYTES,
         max_threads=MAX_EVENTS,

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from speed import RESULTS, ROOT, update_readme, write_photo
+from speed import RESULTS, ROOT, write_photo
 
 LINE = {"offline": False, "latency": 60, "downloadThroughput": 10e6 / 8, "uploadThroughput": 5e6 / 8}
 SIZES = {2: (1600, 1250), 12: (4000, 3000)}  # by megapixels

@@ -19,6 +19,7 @@ WIDTH = 1280  # of the gallery, in pixels
 BANDS = 3
 GAP = 6
 BETWEEN = 24  # the gap between two bands
+LINK = 1200, 630  # pixels that those ask for who show links
 COLOURS = ["#f2c14e", "#4d9078", "#f78154", "#2b59c3", "#b4436c"]
 
 
@@ -75,5 +76,24 @@ def gallery(remover: BackgroundRemover) -> Image.Image:
     return sheet
 
 
+def link_preview(remover: BackgroundRemover) -> Image.Image:
+    """What others show of a link to the page: a photo that turns into its cutout."""
+    width, height = LINK
+    before, after = (
+        ImageOps.fit(image, (width // 2, height), Image.Resampling.LANCZOS, centering=(0.5, 0.3))
+        for image in pair(remover, photos()[0], None)
+    )
+    sheet = Image.new("RGB", LINK)
+    sheet.paste(before, (0, 0))
+    sheet.paste(after, (width // 2, 0))
+    return sheet
+
+
+def main() -> None:
+    remover = BackgroundRemover.from_pretrained("isnet-general-use")
+    gallery(remover).save(ROOT / "docs" / "examples.jpg", quality=84)
+    link_preview(remover).save(ROOT / "background_remover" / "page" / "preview.jpg", quality=84)
+
+
 if __name__ == "__main__":
-    gallery(BackgroundRemover.from_pretrained("isnet-general-use")).save(ROOT / "docs" / "examples.jpg", quality=84)
+    main()

@@ -41,7 +41,7 @@ def opened(browser, url, size="desktop", color_scheme="light"):
         yield page
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "scrolls sideways"
         assert [url_ for url_ in urls if not url_.startswith((url, "data:", "blob:"))] == []
-        assert errors == []
+        assert errors == [], errors
     finally:
         page.evaluate("localStorage.clear()")  # the next visitor of this context is another
         page.close()
@@ -68,16 +68,22 @@ def shown(page, pane: str) -> np.ndarray:
         return pixels(io.BytesIO(answer.read()))
 
 
-def wait_shows(page, pane: str, truth) -> None:
-    """Until a pane shows exactly these pixels: what comes before may still be an earlier answer."""
+def wait_shows(page, pane: str, truth, error: float = 0.0) -> None:
+    """Until a pane shows these pixels: what comes before may still be an earlier answer.
+
+    `error` is by how much, of 255 in the mean of what is opaque, the preview of a large picture may be off.
+    """
     truth = np.asarray(truth)
+    difference = None
     for _ in range(100):
-        if np.array_equal(shown(page, pane), truth):
-            return
+        picture = shown(page, pane)
+        if picture.shape == truth.shape:
+            opaque = truth[..., 3] == 255 if truth.shape[2:] == (4,) else np.ones(truth.shape[:2], dtype=bool)
+            difference = np.abs(picture.astype(int) - truth)[opaque].mean() if error else (picture != truth).sum()
+            if difference <= error:
+                return
         page.wait_for_timeout(100)
-    picture = shown(page, pane)
-    assert picture.shape == truth.shape
-    assert np.array_equal(picture, truth)
+    raise AssertionError(f"{pane}: {picture.shape} for {truth.shape}, off by {difference}")
 
 
 def choose(page, group: str, choice: str) -> None:

@@ -58,6 +58,11 @@ LOOK = [
     ("height", "Number", 0, False),
     ("format", "Dropdown", "png", False),
     ("quality", "Number", None, False),
+    ("shadow", "Dropdown", "none", False),
+    ("shadow_strength", "Number", 0.5, False),
+    ("shadow_softness", "Number", 0.03, False),
+    ("shadow_direction", "Number", 135.0, False),
+    ("clean", "Checkbox", False, False),
 ]
 REFINE = ("refine", "Checkbox", True, False)
 MATTE, CUTOUT = ("matte", "Image", None, True), ("cutout", "Image", None, True)

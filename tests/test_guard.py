@@ -97,7 +97,6 @@ CLOSED = [
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
     ("GET", "/gradio_api/token"),
-    ("GET", "/gradio_api/app_id"),
     # spellings
     ("GET", "//config"),
     ("GET", "/./config"),

@@ -365,8 +365,10 @@ def test_while_a_photo_is_worked_on_edits_of_the_one_before_come_to_nothing(work
 def test_who_is_refused_is_told_in_the_handlers_own_way(scheduler):
     for _ in range(PLACES):
         scheduler.admit("photo", Client("visitor", ""), lambda: True)
-    own = plainly("photo", refused=lambda reason: {"status": reason})(lambda value: value)
-    assert "try again in" in run(own("a"))["status"]
+    own = plainly("photo", refused=lambda reason, *inputs: {"status": reason, "of": inputs})(lambda value: value)
+    told = run(own("a"))
+    assert "try again in" in told["status"]
+    assert told["of"] == ("a",)
     with pytest.raises(gr.Error, match="try again in"):
         run(plainly("photo")(lambda value: value)("a"))
 

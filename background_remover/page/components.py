@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,13 @@ from gradio.data_classes import ImageData, ListFiles
 
 from background_remover.cutout import Finish
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES, STORED, stored_path
-from background_remover.page.files import Upload, file_store
+from background_remover.page.files import Upload, file_store, read_names
 from background_remover.page.requests import plain_errors
 from background_remover.presets import Finding, Preset
 from background_remover.weights import Weights
 
 ASSETS = Path(__file__).parent
 ENLARGED = 1.05  # times larger than its photo has it, from which that is told
-EXAMPLES = ("person", "gamepad", "dog", "sunflower", "chameleon", "brushes", "drink", "otter", "lavender", "book",
-            "coffee", "car", "drawing", "cat", "dandelion")  # fmt: skip
 FORMATS = {"png": "PNG", "webp": "lossless WebP", "jpg": "JPEG", "tif": "TIFF"}  # of `Finish.format`
 
 THEME = gr.themes.Default(
@@ -81,9 +80,10 @@ def admit_all(payload: ListFiles | None) -> list[str]:
 
 
 def in_order(folder: Path) -> list[Path]:
-    """The example photos of a folder, the clearest first, and others behind them."""
-    photos = sorted(folder.glob("*.[jp][pn]g"))
-    return sorted(photos, key=lambda path: (*EXAMPLES, path.stem).index(path.stem))
+    """The example photos of a folder, in the order of their credits, the clearest first."""
+    credits_file = folder / "CREDITS.md"
+    names = re.findall(r"^\| `(.+?)`", credits_file.read_text(), re.MULTILINE) if credits_file.is_file() else []
+    return [folder / name for name in names]
 
 
 def photo_input(**kwargs: Any) -> PhotoInput:
@@ -122,8 +122,8 @@ def status_text(text: str, bad: bool = False) -> str:
     return f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>"
 
 
-def describe(finish: Finish, made: Mapping[str, Any], took: float = 0.0, advice: str = "") -> str:
-    """A status line's HTML: what a download will be, and how many seconds the photo took, if that is to be told.
+def describe(finish: Finish, made: Mapping[str, Any], took: float, advice: str = "") -> str:
+    """A status line's HTML: what a download will be, and how many seconds it took to show it.
 
     `made` has its "size" in pixels, how many times it is "enlarged" and, once it is known, how many "bytes" it has.
     """
@@ -131,8 +131,7 @@ def describe(finish: Finish, made: Mapping[str, Any], took: float = 0.0, advice:
     width, height = made["size"]
     more = f", enlarged {made['enlarged']:.1f} ×" if made["enlarged"] >= ENLARGED else ""
     weight = f", {size_text(made['bytes'])}" if "bytes" in made else ""
-    done = f"Done in {took:.1f} s: " if took else ""
-    text = status_text(f"{done}{name}, {width} × {height} pixels{more}{weight}.")
+    text = status_text(f"Done in {took:.1f} s: {name}, {width} × {height} pixels{more}{weight}.")
     return text + (f'<p class="advice">{html.escape(advice)}</p>' if advice else "")
 
 
@@ -174,8 +173,10 @@ def custom(name: str, **kwargs: Any) -> gr.HTML:
 def head(title: str, text: str, picture: str, lifetime: float) -> str:
     """What stands in the page's head: what others show of a link to it, and what all its parts share, before them.
 
-    `lifetime` is for how many seconds the server keeps files.
+    `picture` is its path on this server, `lifetime` for how many seconds files are kept.
     """
+    hosts = [*read_names("SPACE_HOST"), *read_names("RMBG_HOSTS")]  # only a whole address finds it from elsewhere
+    picture = f"https://{hosts[0]}{picture}" if hosts else picture
     limits = {"bytes": MAX_BYTES, "files": MAX_FILES, "seconds": lifetime}
     tags = {"og:title": title, "og:description": text, "og:image": picture, "og:type": "website"}
     meta = [f'<meta property="{name}" content="{html.escape(value)}">' for name, value in tags.items()]

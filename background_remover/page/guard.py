@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # Of Gradio 6.31's routes, those that the page, the clients and the tools need.
 READ = (
-    r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/(static|assets|svelte)/.+"
+    r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/preview\.jpg|/manifest\.json|/(static|assets|svelte)/.+"
     r"|/gradio_api/(app_id|info/?|openapi\.json|theme\.css|startup-events|queue/(data|status)|upload_progress"
     r"|login_check/?|user/?|heartbeat/[\w-]+|call/(v2/)?\w+/\w+|file=(?!(?i:https?:)).+)"
     r"|/health|/ready|/metrics|/v1/(info|openapi\.json)|/v1\.0/account"

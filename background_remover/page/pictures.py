@@ -23,7 +23,7 @@ from background_remover.presets import enlargement
 PREVIEW = 1600  # pixels: the longer side of a preview
 VIEW = 2048  # the same of a part of the picture, in its full pixels
 THUMBNAIL = 480  # and of a picture among several
-EXACT = 500_000  # pixels up to which a preview is lossless, since it is small all the same
+EXACT = 640_000  # pixels up to which a preview is lossless, since it is small all the same
 QUALITY = 90  # of a larger one
 
 recent = RecentCutouts()
@@ -122,7 +122,6 @@ def show_result(state: State, work: Work, pair: Pair, finish: Finish, refine: bo
         "css": finish.background if plain and finish.background != "transparent" else "transparent" if plain else "",
         "look": look_of(refine, state.strokes, finish),
         "taken": len(state.strokes),
-        "took": state.took,
     }
     if value["look"] == state.have:
         return {"cutout": value}

@@ -53,6 +53,7 @@ from background_remover.page.components import (
     findings_text,
     head,
     in_order,
+    link_tags,
     photo_input,
     photos_input,
     picture,
@@ -561,7 +562,7 @@ except SettingError as error:
     raise SystemExit(str(error)) from None
 monitoring.log_requests()
 demo.queue(api_open=False, max_size=MAX_EVENTS)
-gradio_overrides.install()
+gradio_overrides.install(link_tags(TITLE, TEXT, f"/{PICTURE.name}"))
 file_store().keep_sweeping(recent.forget_deleted)
 
 
@@ -572,7 +573,7 @@ def serve() -> None:
         signal.signal(number, lambda *_: told.set())
     demo.launch(
         css_paths=PACKAGE / "page" / "style.css",
-        head=head(TITLE, TEXT, f"/{PICTURE.name}", file_store().lifetime),
+        head=head(file_store().lifetime),
         theme=THEME,
         enable_monitoring=False,
         favicon_path=PICTURE.with_name("icon.svg"),

@@ -143,9 +143,7 @@ def findings_text(preset: Preset, findings: list[Finding]) -> str:
         for finding in findings
     ]
     fine = all(finding.ok for finding in findings)
-    title = (
-        f"{html.escape(preset.title)}: {'this file is what is asked for' if fine else 'this file is not as asked for'}"
-    )
+    title = f"{html.escape(preset.title)}: this file is {'' if fine else 'not '}what is asked for"
     note = f"<p>{html.escape(preset.rule.note)}</p>" if preset.rule.note else ""
     return f"<details{'' if fine else ' open'}><summary>{title}</summary><ul>{''.join(lines)}</ul>{note}</details>"
 
@@ -170,20 +168,24 @@ def custom(name: str, **kwargs: Any) -> gr.HTML:
     )
 
 
-def head(title: str, text: str, picture: str, lifetime: float) -> str:
-    """What stands in the page's head: what others show of a link to it, and what all its parts share, before them.
-
-    `picture` is its path on this server, `lifetime` for how many seconds files are kept.
-    """
+def link_tags(title: str, text: str, picture: str) -> str:
+    """The tags in the page's head by which others show a link to it; `picture` is its path on this server."""
     hosts = [*read_names("SPACE_HOST"), *read_names("RMBG_HOSTS")]  # only a whole address finds it from elsewhere
     picture = f"https://{hosts[0]}{picture}" if hosts else picture
-    limits = {"bytes": MAX_BYTES, "files": MAX_FILES, "seconds": lifetime}
     tags = {"og:title": title, "og:description": text, "og:image": picture, "og:type": "website"}
-    meta = [f'<meta property="{name}" content="{html.escape(value)}">' for name, value in tags.items()]
-    meta.append(f'<meta name="description" content="{html.escape(text)}">')
-    meta.append('<meta name="twitter:card" content="summary_large_image">')
+    lines = [f'<meta property="{name}" content="{html.escape(value)}">' for name, value in tags.items()]
+    lines.append(f'<meta name="description" content="{html.escape(text)}">')
+    lines.append('<meta name="twitter:card" content="summary_large_image">')
+    return "\n".join(lines)
+
+
+def head(lifetime: float) -> str:
+    """What stands in the page's head, before all its parts, which share it; files are kept for `lifetime` seconds."""
+    limits = {"bytes": MAX_BYTES, "files": MAX_FILES, "seconds": lifetime}
     script = f"{(ASSETS / 'page.js').read_text()}\npage.limits = {json.dumps(limits)};"
-    return "\n".join([*meta, f"<script>(() => {{{script}}})()</script>"])
+    # Gradio would have this rule for what is within the page alone: the button for the download covers what is there.
+    style = "@media (max-width: 640px) { html { scroll-padding-bottom: 72px; } }"
+    return f"<style>{style}</style><script>(() => {{{script}}})()</script>"
 
 
 def about(weights: Weights, engine: str) -> str:

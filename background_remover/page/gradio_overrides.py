@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import gradio as gr
 import gradio.mcp
 import gradio.queueing
 import gradio.route_utils
+import gradio.routes
 import gradio.state_holder
+import jinja2
 from gradio import processing_utils
 from gradio.utils import error_payload
 from starlette.formparsers import MultiPartException
@@ -104,8 +107,23 @@ def plain_payload(error: BaseException | None, show_error: bool) -> dict[str, bo
     return {"error": WRONG, "title": "Error", "visible": True}
 
 
-def install() -> None:
-    """Before the app is launched. Where the package `mcp` is missing, Gradio starts no server of tools."""
+def describe_links(tags: str) -> None:
+    """Let what others show of a link to the page be told by these tags of HTML, in place of Gradio's own."""
+    environment, name = gradio.routes.templates.env, "frontend/index.html"
+    if environment.loader is None:
+        return
+    source = environment.loader.get_source(environment, name)[0]
+    own = re.sub(r"<meta\s+(property=\"og:|name=\"twitter:)[^>]*>", "", source)
+    own = own.replace("<meta charset", f"{tags}<meta charset", 1)
+    environment.loader = jinja2.ChoiceLoader([jinja2.DictLoader({name: own}), environment.loader])
+
+
+def install(tags: str) -> None:
+    """Before the app is launched; `tags` are for `describe_links`.
+
+    Where the package `mcp` is missing, Gradio starts no server of tools.
+    """
+    describe_links(tags)
     processing_utils.async_ssrf_protected_download = download
     gradio.state_holder.SessionState = LeanSession  # type: ignore[misc]
     gradio.route_utils.SessionState = LeanSession  # type: ignore[attr-defined]

@@ -247,8 +247,10 @@ document.documentElement.classList.toggle("at-home", /^(localhost|127\.[\d.]+|\[
     event.target.closest?.("#photo, #backdrop, #batch-backdrop") && (event.target.hidden = event.type === "error");
   document.addEventListener("error", hide, true);
   document.addEventListener("load", hide, true);
-  document.addEventListener("DOMContentLoaded", () => {
+  const start = () => {
     new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
     name();
-  });
+  };
+  if (document.body) start();
+  else document.addEventListener("DOMContentLoaded", start);
 })();

@@ -56,7 +56,7 @@ page.stage = {
     paint(false);
     element.closest(".editor")?.classList.toggle("full", Boolean(photo));
     sheet.hidden = true;
-    result.remove(); // so that there is a picture only where there is a result
+    result.remove();
     for (const layer of [before, mask, at(".photo"), at(".kept")]) put(layer, "");
     blur();
     at(".none").hidden = Boolean(photo);
@@ -480,6 +480,7 @@ new ResizeObserver(() => {
   draw();
 }).observe(view);
 watch("value", show);
+result.remove(); // there is a picture only where there is a result
 choose("cutout");
 show();
 requestAnimationFrame(() => page.resume());

@@ -135,9 +135,10 @@ window.page = {
     if (!files.length || !this.fits(files)) return;
     const several = files.length > 1 || document.querySelector("#photos")?.offsetParent;
     this.tab(several ? 1 : 0);
-    while (several && !this.tiles) await new Promise((resolve) => setTimeout(resolve, 50));
-    const input = document.querySelector(several ? "#photos input[type=file]" : "#photo input[type=file]");
-    put(input, files);
+    const input = () => document.querySelector(several ? "#photos input[type=file]" : "#photo input[type=file]");
+    // A tab's parts come once it is opened, and Gradio's input goes while it sends a file.
+    while (!input() || (several && !this.tiles)) await new Promise((resolve) => setTimeout(resolve, 50));
+    put(input(), files);
   },
 
   // The files of what was dropped, those in folders among it, without what systems keep there for themselves.

@@ -42,7 +42,7 @@ from background_remover import (
 from background_remover.choices import BACKGROUND_IMAGE, REFINE, TEXTS
 from background_remover.compositing import BLUR
 from background_remover.framing import MARGIN
-from background_remover.page import gradio_overrides
+from background_remover.page import gradio_overrides, several
 from background_remover.page.blocks import CheckedBlocks
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES, fetch_upload
 from background_remover.page.components import (
@@ -51,7 +51,6 @@ from background_remover.page.components import (
     custom,
     describe,
     findings_text,
-    folder_input,
     head,
     in_order,
     link_tags,
@@ -59,7 +58,6 @@ from background_remover.page.components import (
     photos_input,
     picture,
     privacy,
-    progress_text,
     status_line,
     status_text,
 )
@@ -78,7 +76,6 @@ from background_remover.page.controls import (
 from background_remover.page.guard import client_address, listeners
 from background_remover.page.pictures import (
     PREVIEW,
-    THUMBNAIL,
     make_file,
     open_cutout,
     recent,
@@ -359,54 +356,29 @@ async def on_link(address: str, request: gr.Request) -> dict[str, Any]:
         return {"status": status_text(error.message, bad=True)}
 
 
-@plainly("batch")
-def on_photos(photos: list[str] | None, *controls: Any) -> Iterator[dict[str, Any]]:
-    """Several photos, one after the other; what is done so far is shown, and kept."""
-    photos = check_count(photos)
-    turns = BatchTurns(read_controls(*controls))  # what can't be made is told at once
-    folder, start = file_store().new_folder(), time.perf_counter()
-    finished: list[str] = []
-    shown: list[tuple[str, str]] = []
-    failed: list[str] = []
-
-    def save(cutout: Cutout, path: Path) -> None:
-        framed = turns.finish.frame(cutout)
-        turns.finish.write(framed, path)
-        small = framed.preview(THUMBNAIL)
-        shown.append((save_preview(turns.finish.pixels(small), str(path), "small", small.photo.icc), path.name))
-
-    def show(done: int) -> dict[str, Any]:
-        text = progress_text(done, len(photos), time.perf_counter() - start, failed)
-        return {"finished": list(finished), "batch-status": text, "gallery": list(shown)}
-
-    yield show(0) | {"zip": gr.update(interactive=False)} | show_running(True)
-    each = remover.each(photos, folder, save, turns.finish.suffix, turns.open, refine=True)
-    for done, outcome in enumerate(each, 1):
-        if outcome.path:
-            finished.append(str(outcome.path))
-        if outcome.reason:
-            failed.append(f"{outcome.name}: {outcome.reason}")
-        yield show(done)
+def refused_photos(reason: str, sent: Any, *_: Any) -> dict[str, Any]:
+    """The tiles where nothing more comes of what was asked: the sentence that says why."""
+    return {"gallery": {"run": several.read_run(sent), "refused": reason}}
 
 
-@plainly("edit")
-def on_folder(paths: list[str] | None) -> list[str]:
-    """The files of a folder, without those that systems keep there for themselves."""
-    return [path for path in paths or [] if not Path(path).name.startswith(".")]
+@plainly("batch", refused=refused_photos)
+def on_photos(sent: Any, *controls: Any) -> Iterator[dict[str, Any]]:
+    """Several photos, one after the other: cut out, or those that have been, with another look."""
+    finish = read_controls(*controls)
+    for value in several.work_through(remover, several.read_task(sent), finish):
+        yield {"gallery": value}
 
 
-@plainly("edit")
-def on_photos_done(finished: list[str] | None) -> dict[str, Any]:
-    """What is done, as one zip; after the last photo as well as after a stop."""
-    if not finished:
-        return show_running(False)
-    path = write_zip(finished, file_store().new_folder() / "cutouts.zip")
-    return {"zip": gr.update(value=path, interactive=True)} | show_running(False)
+@plainly("edit", refused=lambda reason, sent, *_: {"asked": read_number(sent), "refused": reason})
+def on_edited(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
+    """One of several photos, as it left the editor."""
+    return several.edit(sent, refine, read_controls(*controls))
 
 
-def show_running(running: bool) -> dict[str, Any]:
-    """The start and the stop button, of which one can be pressed."""
-    return {"start": gr.update(interactive=not running), "stop": gr.update(interactive=running)}
+@plainly("edit", refused=lambda reason, sent: {"run": several.read_run(sent), "refused": reason})
+def on_zip(sent: Any) -> dict[str, Any]:
+    """What the tiles show, as one zip."""
+    return several.pack(sent)
 
 
 # --- the layout; an elem_id is a promise too, since people script the page --------------------------------
@@ -456,8 +428,8 @@ def build_api() -> None:
     call.click(batch, [photos, refine, *finish], [archive, report], api_name="batch", **AT_ONCE)
 
 
-def build_one() -> None:
-    """The tab for one photo."""
+def build_one() -> list[Any]:
+    """The tab for one photo; gives what an opened one sets: its refinement, and the controls."""
     with gr.Column(elem_classes=["editor"], elem_id="editor"):
         with gr.Row(elem_classes=["panes"]):
             photo = photo_input(label="Photo", elem_id="photo", sources=["upload", "clipboard", "webcam"])
@@ -525,49 +497,52 @@ def build_one() -> None:
     copy.click(None, None, None, js="() => page.stage.copy()", **LOCAL)
     found: dict[str, Any] = {"photo": photo, "status": status}
     gr.on([fetch.click, link.submit], by_name(on_link, found), link, [photo, status], **QUIET)
+    return inputs[1:]
 
 
-def build_several() -> None:
-    """The tab for several photos."""
-    finished = gr.State()
-    photos = photos_input(label="Photos", height=200, elem_id="photos")
-    folder = folder_input("Choose a folder instead", size="sm", elem_id="choose-folder")
+def build_several(tab: gr.Tab, editor: list[Any], back: gr.Button) -> None:
+    """The tab for several photos, of which each can be opened in the editor: its refinement and controls."""
+    custom("inlet", elem_id="photos")
     preset, background = preset_control("batch-"), background_controls("batch-")
     frame, shadow = frame_controls("batch-"), shadow_controls("batch-")
     with gr.Row(elem_classes=["bar"]):
         download_format = format_control("batch-")
-        start = gr.Button("Cut out all", variant="primary", elem_id="start", min_width=130)
-        stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=130)
-        zipped = gr.DownloadButton("Download zip", interactive=False, elem_id="zip", min_width=130)
-    controls: list[Any] = [preset, *background, *frame, *shadow, download_format]
+        start = gr.Button("Cut out all", variant="primary", interactive=False, elem_id="start", min_width=130)
+        stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=90)
+        zipped = gr.Button("Download zip", interactive=False, elem_id="zip", min_width=130)
+    controls: list[Any] = [preset, *background, *frame, *shadow, download_format]  # as the editor has them
     apply_presets(preset, [*background, *frame, download_format])
-    status = status_line("batch-status")
-    gallery = gr.Gallery(
-        label="Cutouts",
-        columns=5,
-        fit_columns=False,
-        height="auto",
-        object_fit="contain",
-        interactive=False,
-        buttons=["fullscreen"],
-        elem_id="gallery",
-        elem_classes=["checker"],
-    )
+    tiles = custom("tiles", elem_id="gallery")
+    packed, edited = gr.JSON(visible=False), gr.JSON(visible=False)
 
-    folder.upload(on_folder, folder, photos, show_progress="hidden", **PRIVATE, **AT_ONCE)
-    ends: dict[str, Any] = {"zip": zipped, "start": start, "stop": stop}
-    everything = {"finished": finished, "batch-status": status, "gallery": gallery} | ends
-    run = start.click(
-        by_name(on_photos, everything),
-        [photos, *controls],
-        list(everything.values()),
-        show_progress="hidden",
-        **PRIVATE,
-        **AT_ONCE,
+    gr.on([one.change for one in controls], None, controls, None, js="(...look) => page.tiles?.look(look)", **LOCAL)
+    start.click(None, None, None, js="() => page.tiles.start()", **LOCAL)
+    run = tiles.run(
+        by_name(on_photos, {"gallery": tiles}),
+        [tiles, *controls],
+        [tiles],
+        js="(_, ...look) => [page.tiles.task(look), ...look]",
+        trigger_mode="multiple",  # else the browser ignores it while a stopped one ends
+        **QUIET,
     )
-    done: dict[str, Any] = {"fn": by_name(on_photos_done, ends), "inputs": [finished], "outputs": list(ends.values())}
-    run.then(**done, **PRIVATE, **AT_ONCE)
-    stop.click(None, cancels=[run], **PRIVATE).then(**done, **PRIVATE, **AT_ONCE)
+    run.success(None, tiles, None, js="(value) => page.tiles.ended(value)", **LOCAL)
+    run.failure(None, None, None, js="() => page.tiles.failed()", **LOCAL)  # also once one has been stopped
+    stop.click(None, None, None, js="() => page.tiles.stop()", cancels=[run], **LOCAL)
+    asked: list[tuple[Any, ...]] = [
+        (tiles.edited, on_edited, [tiles, *editor], edited, "edit"),
+        (tiles.packed, on_zip, tiles, packed, "pack"),
+    ]
+    for event, handler, inputs, answer, name in asked:
+        told = event(handler, inputs, answer, js=f"() => page.tiles.{name}()", trigger_mode="multiple", **QUIET)
+        told.success(None, answer, None, js=f"(value) => page.tiles.{name}ed(value)", **LOCAL)
+        told.failure(None, None, None, js=f"() => page.tiles.{name}ed(null)", **LOCAL)
+    zipped.click(None, None, None, js="() => page.tiles.zip()", **LOCAL)
+    tiles.told(None, None, [start, stop, zipped, back], js="() => page.tiles.buttons()", **LOCAL)
+    tiles.opened(None, None, editor, js="() => page.tiles.opening()", **LOCAL).then(
+        None, None, None, js="() => page.tiles.open()", **LOCAL
+    )
+    back.click(None, None, None, js="() => page.tab(1)", **LOCAL)
+    tab.select(None, editor, None, js="(refine, ...look) => page.tiles?.back(refine, look)", **LOCAL)
 
 
 with CheckedBlocks(title=TITLE, analytics_enabled=False) as demo:
@@ -575,9 +550,10 @@ with CheckedBlocks(title=TITLE, analytics_enabled=False) as demo:
     gr.HTML(f"<h1>{TITLE}</h1><p>{TEXT} {PRIVACY}</p>", elem_id="title")
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("One photo", id="one"):
-            build_one()
-        with gr.Tab("Several photos", id="several"):
-            build_several()
+            back = gr.Button("← Back to all photos", visible=False, size="md", elem_id="back")
+            editor = build_one()
+        with gr.Tab("Several photos", id="several") as tab:
+            build_several(tab, editor, back)
     gr.HTML(ABOUT, elem_id="about")
 
 try:

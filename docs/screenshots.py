@@ -41,7 +41,7 @@ def several(page: Page) -> None:
     page.locator("#photos input[type=file]").set_input_files(sorted(EXAMPLES.glob("*.[jp][pn]g")))
     page.locator("#batch-background").get_by_text("White", exact=True).click()
     page.locator("#start").click()
-    expect(page.locator("#zip")).to_be_enabled(timeout=60_000)
+    expect(page.locator("#batch-status")).to_contain_text("cut out", timeout=60_000)
 
 
 # file: what is done before, width and height of the window, colour scheme

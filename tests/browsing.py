@@ -123,4 +123,5 @@ def download(page, button: str) -> tuple[str, Path]:
 def open_several(page, paths: list[Path]) -> None:
     page.get_by_role("tab", name="Several photos").click()
     page.locator("#photos input[type=file]").set_input_files(paths)
-    expect(page.locator("#photos .file-preview tr")).to_have_count(len(paths), timeout=PATIENCE)
+    expect(page.locator("#gallery .tile")).to_have_count(len(paths), timeout=PATIENCE)
+    expect(page.locator("#gallery .tile.uploading")).to_have_count(0, timeout=PATIENCE)

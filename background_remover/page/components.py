@@ -73,16 +73,6 @@ class PhotosInput(gr.File):
         return admit_all(payload)
 
 
-class FolderInput(gr.UploadButton):
-    """The same for the files of a folder."""
-
-    is_template = True
-
-    def preprocess(self, payload: ListFiles | None) -> list[str]:  # type: ignore[override]
-        """The uploads' paths."""
-        return admit_all(payload)
-
-
 def admit_all(payload: ListFiles | None) -> list[str]:
     """The paths of several uploads. Raises gr.Error if one is none."""
     with plain_errors("an upload"):
@@ -104,11 +94,6 @@ def photo_input(**kwargs: Any) -> PhotoInput:
 def photos_input(**kwargs: Any) -> PhotosInput:
     """An input for several photos."""
     return PhotosInput(file_count="multiple", **kwargs)
-
-
-def folder_input(text: str, **kwargs: Any) -> FolderInput:
-    """A button that lets a folder be chosen."""
-    return FolderInput(text, file_count="directory", **kwargs)
 
 
 # --- outputs ---
@@ -222,13 +207,3 @@ def privacy(lifetime: float) -> str:
     if shared or name not in ("127.0.0.1", "localhost", "::1"):
         return remote
     return f"<span class=local>Photos stay on this computer.</span>{remote}"
-
-
-def progress_text(done: int, count: int, seconds: float, failed: list[str]) -> str:
-    """The HTML of how far a batch is, and of the photos that failed, with their reasons."""
-    left = f", about {seconds / done * (count - done):.0f} s left" if 0 < done < count else ""
-    text = f"<p>{done} of {count} photos done{left}.</p><progress value={done} max={count}></progress>"
-    if failed:
-        text += f'<p class="bad">Please check {len(failed)}:</p>'
-        text += "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in failed) + "</ul>"
-    return text

@@ -21,9 +21,15 @@ function put(input, files) {
 window.page = {
   asked: 0, // changes so far: a result counts that has been made for the newest
   stage: null,
+  tiles: null, // once the tab for several photos has been opened
 
   // A text for people, with values for {0}, {1}.
   say: (text, ...values) => text.replace(/\{(\d)\}/g, (_, number) => values[number]),
+
+  // One of the tabs comes to the front.
+  tab(number) {
+    document.querySelectorAll('#tabs [role="tab"]')[number].click();
+  },
 
   ask() {
     this.asked += 1;
@@ -37,6 +43,7 @@ window.page = {
     if (photo && work && [work.photo, work.preview].includes(photo.path)) return [{ __type__: "update" }, { __type__: "update" }];
     this.asked += 1;
     this.stage.begin(photo);
+    this.tiles?.left();
     return [null, ""];
   },
 
@@ -114,26 +121,39 @@ window.page = {
     return false;
   },
   tell(text) {
-    for (const line of document.querySelectorAll("#status .say, #batch-status .say")) {
+    for (const line of document.querySelectorAll("#status .say")) {
       const told = document.createElement("p");
       told.className = "bad";
       told.textContent = text;
       line.replaceChildren(told);
     }
+    this.tiles?.say(text);
   },
 
   // Where files go that come from anywhere: one to the photo, several to the tab for them.
   async take(files) {
     if (!files.length || !this.fits(files)) return;
     const several = files.length > 1 || document.querySelector("#photos")?.offsetParent;
-    if (several) {
-      document.querySelectorAll('#tabs [role="tab"]')[1].click();
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    } else {
-      document.querySelectorAll('#tabs [role="tab"]')[0].click();
+    this.tab(several ? 1 : 0);
+    const input = () => document.querySelector(several ? "#photos input[type=file]" : "#photo input[type=file]");
+    // A tab's parts come once it is opened, and Gradio's input goes while it sends a file.
+    while (!input() || (several && !this.tiles)) await new Promise((resolve) => setTimeout(resolve, 50));
+    put(input(), files);
+  },
+
+  // The files of what was dropped, those in folders among it, without what systems keep there for themselves.
+  async files(entries) {
+    const found = [];
+    for (const entry of entries) {
+      if (/^(\.|Thumbs\.db$|desktop\.ini$)/i.test(entry.name)) continue;
+      if (entry.isFile) found.push(await new Promise((resolve, reject) => entry.file(resolve, reject)));
+      else {
+        const reader = entry.createReader();
+        for (let some; (some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject))).length; )
+          found.push(...(await this.files(some)));
+      }
     }
-    const input = document.querySelector(several ? "#photos input[type=file]" : "#photo input[type=file]");
-    put(input, files);
+    return found;
   },
 
   // A photo by its address goes into the field for that.
@@ -169,7 +189,9 @@ document.documentElement.classList.toggle("at-home", /^(localhost|127\.[\d.]+|\[
       event.preventDefault();
       event.stopPropagation();
       const files = [...event.dataTransfer.files];
-      if (files.length) page.take(files);
+      const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+      if (entries.some((entry) => entry.isDirectory)) page.files(entries).then((found) => page.take(found));
+      else if (files.length) page.take(files);
       else page.link(event.dataTransfer.getData("text/uri-list").split("\n")[0]);
     },
     true,

@@ -269,12 +269,20 @@ def paint_line(page, start: tuple[float, float], end: tuple[float, float]) -> li
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
-    with page.expect_request(lambda sent: "/queue/join" in sent.url and "strokes" in (sent.post_data or "")) as sent:
+    count = page.evaluate("page.stage.state().strokes.length") + 1
+
+    def sent_strokes(request) -> list[dict]:
+        if "/queue/join" not in request.url:
+            return []
+        states = [item for item in request.post_data_json["data"] if isinstance(item, dict)]
+        return next((state["strokes"] for state in states if "strokes" in state), [])
+
+    with page.expect_request(lambda request: len(sent_strokes(request)) == count) as sent:
         page.mouse.move(*at[0])
         page.mouse.down()
         page.mouse.move(*at[1], steps=6)
         page.mouse.up()
-    return next(item["strokes"] for item in sent.value.post_data_json["data"] if isinstance(item, dict))
+    return sent_strokes(sent.value)
 
 
 def test_strokes_bring_back_and_remove_and_can_be_undone(page, refined):

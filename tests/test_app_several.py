@@ -1,10 +1,8 @@
-"""Several photos on the page, and the page for everyone: by keyboard, by screen reader, at every size and theme."""
+"""Several photos on the page, in a real browser."""
 
 import csv
 import io
 import re
-import shutil
-import subprocess
 import zipfile
 from pathlib import Path
 
@@ -20,7 +18,6 @@ from browsing import (
     opened,
     start_with,
     unfold,
-    upload,
     wait_shows,
 )
 from helpers import PERSON, SENTENCES, pixels
@@ -299,79 +296,3 @@ def test_what_can_not_be_asked_for_is_told(page, tmp_path):
     fill(page, "batch-height", 100)
     page.keyboard.press("Tab")
     cut_out_all(page, "1 cut out")
-
-
-# --- for everyone ---
-
-# Findings in markup of Gradio's own that the page can't reach: rule, the start of the selector, reason.
-GRADIO = [("nested-interactive", 'button[aria-label="common.upload"]', "the file list's icon to upload more")]
-
-
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory) -> Path:
-    if shutil.which("npm") is None:
-        pytest.skip("needs npm")
-    folder = tmp_path_factory.mktemp("axe")
-    subprocess.run(["npm", "install", "--silent", "axe-core@4"], cwd=folder, check=True, timeout=120)
-    return folder / "node_modules" / "axe-core" / "axe.min.js"
-
-
-def findings(page, axe: Path) -> list[tuple[str, str]]:
-    """Rule and selector of all that axe calls serious or critical, in the state that the page is on its way to."""
-    page.add_style_tag(content="*, ::before, ::after { transition: none !important; animation: none !important; }")
-    page.add_script_tag(path=axe)
-    violations = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
-    return [
-        (violation["id"], node["target"][0])
-        for violation in violations
-        if violation["impact"] in ("serious", "critical")
-        for node in violation["nodes"]
-        if not any(violation["id"] == rule and node["target"][0].startswith(start) for rule, start, _ in GRADIO)
-    ]
-
-
-@pytest.mark.parametrize("look", [("desktop", "light"), ("phone", "dark")])
-def test_axe_finds_nothing_serious_in_any_state(browser, app_url, axe, bad_files, look):
-    with opened(browser, app_url, look[0], color_scheme=look[1]) as page:
-        expect(page.locator("#examples button").first).to_be_visible()
-        assert findings(page, axe) == []
-        start_with(page, PERSON)
-        for section in ("frame", "touchup", "compare"):
-            unfold(page, section)
-        choose(page, "frame", "Custom size")
-        choose(page, "background", "Blur")
-        expect(page.locator("#blur")).to_be_visible()
-        expect(page.locator("#height")).to_be_visible()
-        expect(page.locator("#touchup canvas")).to_be_visible()
-        assert findings(page, axe) == []
-        upload(page, bad_files["text.jpg"])
-        expect(page.locator("#status")).to_contain_text(SENTENCES["text.jpg"])
-        assert findings(page, axe) == []
-        open_several(page, [PERSON, bad_files["text.jpg"]])
-        page.locator("#start").click()
-        expect(page.locator("#zip")).to_be_enabled(timeout=PATIENCE)
-        page.mouse.move(0, 0)
-        assert findings(page, axe) == []
-
-
-def test_the_keyboard_goes_through_the_page_in_its_order(browser, app_url):
-    with opened(browser, app_url) as page:
-        start_with(page, PERSON)
-        focused = "let e = document.activeElement; while (e && !e.id) e = e.parentElement; return e ? e.id : '';"
-        order = []
-        for _ in range(60):
-            page.keyboard.press("Tab")
-            name = page.evaluate(f"() => {{ {focused} }}")
-            if name not in order:
-                order.append(name)
-        wanted = [
-            "photo",
-            "matte",
-            "cutout",
-            "download",
-            "background",
-            "frame-section",
-            "touchup-section",
-            "compare-section",
-        ]
-        assert [name for name in order if name in wanted] == wanted

@@ -15,10 +15,10 @@ import gradio.queueing
 import gradio.route_utils
 import gradio.routes
 import gradio.state_holder
-import jinja2
 from gradio import processing_utils
 from gradio.utils import error_payload
 from starlette.formparsers import MultiPartException
+from starlette.templating import jinja2
 
 from background_remover.page.blocks import caller
 from background_remover.page.bodies import MAX_FILES, fetch_upload

@@ -18,7 +18,7 @@ import gradio.state_holder
 from gradio import processing_utils
 from gradio.utils import error_payload
 from starlette.formparsers import MultiPartException
-from starlette.templating import jinja2
+from starlette.templating import jinja2  # type: ignore[attr-defined]
 
 from background_remover.page.blocks import caller
 from background_remover.page.bodies import MAX_FILES, fetch_upload

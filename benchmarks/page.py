@@ -40,15 +40,15 @@ WATCH = """() => {
   new MutationObserver(() => {
     if (/Done in/.test(status.innerText)) seen.said ??= performance.now();
   }).observe(status, { childList: true, subtree: true, characterData: true });
-  const image = document.querySelector("#cutout img");
-  image.addEventListener("load", () => requestAnimationFrame(() => (seen.shown = performance.now())));
+  const shown = () => requestAnimationFrame(() => (seen.shown = performance.now()));
+  document.querySelector("#cutout").addEventListener("load", shown, true);
 }"""
 # From a click on a background to its picture.
 SWITCH = """(label) => new Promise((resolve) => {
-  const image = document.querySelector("#cutout img");
   const radio = [...document.querySelectorAll("#background label")].find((one) => one.innerText.trim() === label);
   const start = performance.now();
-  image.addEventListener("load", () => requestAnimationFrame(() => resolve(performance.now() - start)), { once: true });
+  const shown = () => requestAnimationFrame(() => resolve(performance.now() - start));
+  document.querySelector("#cutout").addEventListener("load", shown, { once: true, capture: true });
   radio.querySelector("input").click();
 })"""
 LOAD = """() => ({

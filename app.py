@@ -292,9 +292,6 @@ def on_photo(photo: Upload | None, sent: Any, refine: bool, *controls: Any) -> d
     value = shown["cutout"]
     value["took"] = time.perf_counter() - start
     status = describe(finish, value, value["took"], advice(*controls))
-    if not rough.found:
-        text = "Nothing in this photo stands out as the subject: try another photo, or paint it in with 'Touch up'."
-        status = status_text(text, bad=True)
     return {"photo": work.preview, "status": status} | shown
 
 

@@ -479,6 +479,8 @@ def test_a_photo_without_a_subject_is_told(page, tmp_path):
     Image.new("RGB", (300, 200), "navy").save(tmp_path / "blank.png")
     upload(page, tmp_path / "blank.png")
     expect(page.locator("#status")).to_contain_text("Nothing in this photo stands out", timeout=PATIENCE)
+    page.wait_for_timeout(1500)  # and that stays, once the file was made
+    expect(page.locator("#status")).to_contain_text("Nothing in this photo stands out")
 
 
 @pytest.mark.parametrize("page", ["desktop"], indirect=True)

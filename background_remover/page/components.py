@@ -27,6 +27,7 @@ from background_remover.weights import Weights
 
 ASSETS = Path(__file__).parent
 ENLARGED = 1.05  # times larger than its photo has it, from which that is told
+NOT_FOUND = "Nothing in this photo stands out as the subject: try another photo, or paint it in with 'Touch up'."
 FORMATS = {"png": "PNG", "webp": "lossless WebP", "jpg": "JPEG", "tif": "TIFF"}  # of `Finish.format`
 
 THEME = gr.themes.Default(
@@ -125,8 +126,11 @@ def status_text(text: str, bad: bool = False) -> str:
 def describe(finish: Finish, made: Mapping[str, Any], took: float, advice: str = "") -> str:
     """A status line's HTML: what a download will be, and how many seconds it took to show it.
 
-    `made` has its "size" in pixels, how many times it is "enlarged" and, once it is known, how many "bytes" it has.
+    `made` has its "size" in pixels, how many times it is "enlarged", once it is known how many "bytes" it has, and
+    whether a subject was "found".
     """
+    if not made["found"]:
+        return status_text(NOT_FOUND, bad=True)
     name = FORMATS[finish.format] if finish.quality is None or finish.format != "webp" else "small WebP"
     width, height = made["size"]
     more = f", enlarged {made['enlarged']:.1f} ×" if made["enlarged"] >= ENLARGED else ""

@@ -5,8 +5,8 @@ const SENT = 1; // in the detail of our own events
 
 function store(storage, key, value) {
   try {
-    storage.setItem(key, JSON.stringify(value));
-  } catch {} // full, or not allowed
+    window[storage].setItem(key, JSON.stringify(value));
+  } catch {} // full, or not allowed, as in some frames
 }
 
 // Gives files to an input. Gradio would refuse some by the type that a browser guesses from a name; the server looks.
@@ -73,12 +73,12 @@ window.page = {
   },
   remember(one) {
     const others = this.recents().filter((other) => other.work.photo !== one.work.photo);
-    store(localStorage, RECENT, [{ ...one, time: Date.now() }, ...others].slice(0, 5));
-    store(sessionStorage, CURRENT, one);
+    store("localStorage", RECENT, [{ ...one, time: Date.now() }, ...others].slice(0, 5));
+    store("sessionStorage", CURRENT, one);
     this.list();
   },
   forget(photo) {
-    store(localStorage, RECENT, this.recents().filter((one) => one.work.photo !== photo));
+    store("localStorage", RECENT, this.recents().filter((one) => one.work.photo !== photo));
     this.list();
   },
   list() {

@@ -119,6 +119,7 @@ def show_result(state: State, work: Work, pair: Pair, finish: Finish, refine: bo
         "cutout": file_data(after),
         "size": [width, height],
         "enlarged": enlargement(pair[0], finish),
+        "found": pair[0].found,
         "css": finish.background if plain and finish.background != "transparent" else "transparent" if plain else "",
         "look": look_of(refine, state.strokes, finish),
         "taken": len(state.strokes),
@@ -141,6 +142,7 @@ def make_file(state: State, work: Work, refine: bool, finish: Finish) -> dict[st
     """The finished cutout's file, or the mask's, for a page that is at that state; within a turn. Raises PhotoError."""
     check_finish(finish)
     finish = open_finish(finish)
+    cutout, _ = open_cutout(work, refine, state.strokes)
     full, _ = framed(work, refine, state.strokes, finish)
     path = file_store().new_file(work.photo, finish.output, finish.suffix)
     finish.write(full, path)
@@ -153,7 +155,8 @@ def make_file(state: State, work: Work, refine: bool, finish: Finish) -> dict[st
         "name": Path(path).name,
         "size": [width, height],
         "bytes": Path(path).stat().st_size,
-        "enlarged": enlargement(open_cutout(work, refine, state.strokes)[0], finish),
+        "enlarged": enlargement(cutout, finish),
+        "found": cutout.found,
     }
 
 

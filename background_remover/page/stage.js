@@ -91,7 +91,8 @@ page.stage = {
     }
   },
   made(found) {
-    if (found?.asked === page.asked && found.mode === mode && !found.task) file = found;
+    if (found?.asked === page.asked && found.mode === mode && !found.task)
+      file = { ...found, until: Date.now() + 500 * page.limits.seconds }; // half as long as the server keeps it
     const given = waiting;
     waiting = null;
     task = "";
@@ -442,7 +443,7 @@ element.addEventListener("keydown", (event) => {
 // What was made for the download, or is made now; for a task, another one.
 const make = (what = "") =>
   new Promise((resolve) => {
-    if (file?.asked === page.asked && !what) return resolve(file);
+    if (file?.asked === page.asked && Date.now() < file.until && !what) return resolve(file);
     task = what;
     waiting = resolve;
     lock();
@@ -467,12 +468,16 @@ async function settle() {
 }
 
 page.stage.download = async (what) => (await settle()) && save(await make(what));
-page.stage.copy = () => {
-  const picture = settle()
-    .then(() => make("copy"))
-    .then((found) => fetch(found.file.url))
-    .then((answer) => answer.blob());
-  return navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
+page.stage.copy = async () => {
+  try {
+    const picture = settle()
+      .then(() => make("copy"))
+      .then((found) => fetch(found.file.url))
+      .then((answer) => answer.blob());
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
+  } catch {
+    page.tell(page.say("This browser does not let the page copy pictures: download it instead."));
+  }
 };
 
 new ResizeObserver(() => {

@@ -54,6 +54,7 @@ def test_a_photo_gives_three_pictures_and_lossless_downloads(page, refined):
     assert np.array_equal(pixels(path), np.asarray(refined.matte))
 
 
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_the_status_says_what_the_download_will_be(page, tmp_path):
     upload(page, large(tmp_path))
     status = page.locator("#status")
@@ -75,6 +76,7 @@ def large(folder: Path) -> Path:
     return folder / "large.jpg"
 
 
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_every_background_can_be_chosen(page, refined):
     start_with(page, PERSON)
     for kind, colour in (("White", "#ffffff"), ("Light grey", "#f2f2f2"), ("Black", "#000000"), ("Blur", "blur")):
@@ -97,6 +99,7 @@ def test_every_background_can_be_chosen(page, refined):
     wait_shows(page, "cutout", refined.image)
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_what_is_chosen_while_the_network_has_the_photo_counts(page, refined):
     upload(page, PERSON)
     expect(page.locator("#photo img")).to_be_visible()
@@ -105,6 +108,7 @@ def test_what_is_chosen_while_the_network_has_the_photo_counts(page, refined):
     wait_shows(page, "cutout", refined.composite("#000000"))
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_a_newer_photo_takes_the_place_of_one_that_is_still_worked_on(page, remover, tmp_path):
     """Of one that no browser shows the page sets its own preview, which must not cover the newer one."""
     first = tmp_path / "first.tif"
@@ -118,6 +122,7 @@ def test_a_newer_photo_takes_the_place_of_one_that_is_still_worked_on(page, remo
     wait_shows(page, "cutout", remover(PERSON, refine=True).image)
 
 
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_the_subject_is_framed(page, refined):
     start_with(page, PERSON)
     unfold(page, "frame")
@@ -140,6 +145,7 @@ def test_the_subject_is_framed(page, refined):
     expect(page.locator("#download")).to_be_enabled()
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_every_format_is_downloaded_under_the_photos_name(page, refined):
     start_with(page, PERSON)
     formats = {"WebP lossless": ("webp", 0.0), "WebP small": ("webp", 4.0), "JPEG": ("jpg", 4.0), "PNG": ("png", 0.0)}
@@ -155,6 +161,7 @@ def test_every_format_is_downloaded_under_the_photos_name(page, refined):
             assert np.abs(np.asarray(saved).astype(int) - np.asarray(truth))[solid].mean() <= error
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_refinement_can_be_switched_off_and_on(page, refined, remover):
     start_with(page, PERSON)
     wait_shows(page, "matte", refined.alpha)
@@ -166,6 +173,7 @@ def test_refinement_can_be_switched_off_and_on(page, refined, remover):
     wait_shows(page, "matte", refined.alpha)
 
 
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_before_and_after_lie_over_each_other_and_the_keyboard_moves_the_line(page, refined):
     start_with(page, PERSON)
     choose(page, "background", "Black")
@@ -192,6 +200,7 @@ def colour_at(page, view, sheet, x: float, y: float) -> np.ndarray:
     return shot[int(top), int(left)]
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_the_photo_is_seen_while_its_button_is_held(page, refined):
     start_with(page, PERSON)
     choose(page, "background", "Black")
@@ -212,6 +221,7 @@ def test_the_photo_is_seen_while_its_button_is_held(page, refined):
     page.keyboard.up(" ")
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_zoomed_in_the_full_pixels_of_what_is_in_view_come(page, remover, tmp_path):
     photo = large(tmp_path)
     start_with(page, photo)
@@ -245,6 +255,7 @@ def test_zoomed_in_the_full_pixels_of_what_is_in_view_come(page, remover, tmp_pa
     expect(page.locator("#cutout .out")).to_be_disabled()
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_the_wheel_zooms_about_the_pointer(page):
     start_with(page, PERSON)
     page.locator("#cutout .view").scroll_into_view_if_needed()
@@ -436,6 +447,7 @@ def test_a_photo_can_be_pasted(page, person_png, refined):
     wait_shows(page, "cutout", refined.image)
 
 
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_the_camera_takes_a_photo(page):
     page.locator("#photo button[aria-label='Capture from camera']").click()
     page.locator("#photo").get_by_text("Click to Access Webcam").click()
@@ -463,6 +475,7 @@ def test_an_iphone_photo_is_shown_and_cut_out(page, tmp_path):
 # --- what goes wrong ---
 
 
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_what_is_no_photo_is_told_and_the_next_photo_works(page, bad_files):
     start_with(page, PERSON)
     for name, sentence in SENTENCES.items():
@@ -475,6 +488,7 @@ def test_what_is_no_photo_is_told_and_the_next_photo_works(page, bad_files):
     expect(page.locator("#cutout img")).to_be_visible()
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_a_photo_without_a_subject_is_told(page, tmp_path):
     Image.new("RGB", (300, 200), "navy").save(tmp_path / "blank.png")
     upload(page, tmp_path / "blank.png")

@@ -168,8 +168,12 @@ def test_a_server_that_is_started_anew_goes_on_with_the_photo(browser, start_app
             assert download(page, "#download")[0] == "person-cutout.png"
         choose(page, "background", "White")  # to nobody
         with start_app(**settings):
+            reloaded = "performance.getEntriesByType('navigation')[0].type === 'reload'"
+            page.wait_for_function(reloaded, timeout=PATIENCE)
+            expect(page.locator("#cutout img")).to_be_visible(timeout=PATIENCE)
+            expect(page.locator("#download")).to_be_enabled(timeout=PATIENCE)
+            choose(page, "background", "White")
             wait_shows(page, "cutout", refined.composite("#ffffff"))
-            expect(page.locator("#download")).to_be_enabled()
             for path in tmp_path.rglob("person*"):
                 path.unlink()
             choose(page, "background", "Light grey")

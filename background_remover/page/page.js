@@ -239,11 +239,26 @@ document.documentElement.classList.toggle("at-home", /^(localhost|127\.[\d.]+|\[
     set("#matte .image-container > button", "aria-label", "Mask");
     set(".empty[aria-label]", "role", "img");
     set("#examples button:has(img)", "aria-label", (button) => `Example: ${file(button.querySelector("img"))}`);
-    set("fieldset input[type=radio]", "name", (radio) => `radio-${radio.closest("[id]").id}`); // one group for the arrow keys
+    set("fieldset input[type=radio]", "tabindex", (radio) => {
+      const chosen = radio.closest("fieldset").querySelector("input:checked");
+      return radio.checked || !chosen ? "0" : "-1";
+    });
     // these have a text of their own, which their labels would hide
     const named = document.querySelectorAll(".upload-container:not(.icon-mode)[aria-label], .thumbnail-item[aria-label]");
     named.forEach((button) => button.removeAttribute("aria-label"));
   };
+  // Choices are one group, in which arrow keys move: Gradio's are not.
+  const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+  document.addEventListener("keydown", (event) => {
+    const group = [...(event.target.closest?.("fieldset")?.querySelectorAll("input[type=radio]") || [])];
+    const place = group.indexOf(event.target);
+    if (place < 0 || !steps[event.key]) return;
+    event.preventDefault();
+    const next = group[(place + steps[event.key] + group.length) % group.length];
+    next.focus();
+    next.click();
+  });
+  document.addEventListener("change", () => requestAnimationFrame(name), true);
   // A photo that the browser can't show leaves no broken picture behind.
   const hide = (event) =>
     event.target.closest?.("#photo, #backdrop, #batch-backdrop") && (event.target.hidden = event.type === "error");

@@ -21,6 +21,7 @@ from background_remover.cutout import Finish
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES, STORED, stored_path
 from background_remover.page.files import Upload, file_store
 from background_remover.page.requests import plain_errors
+from background_remover.page.words import LANGUAGES
 from background_remover.presets import Finding, Preset
 from background_remover.weights import Weights
 
@@ -195,7 +196,8 @@ def head(title: str, text: str, picture: str, lifetime: float) -> str:
     meta = [f'<meta property="{name}" content="{html.escape(value)}">' for name, value in tags.items()]
     meta.append(f'<meta name="description" content="{html.escape(text)}">')
     meta.append('<meta name="twitter:card" content="summary_large_image">')
-    script = f"{(ASSETS / 'page.js').read_text()}\npage.limits = {json.dumps(limits)};"
+    parts = "\n".join((ASSETS / name).read_text() for name in ("words.js", "page.js"))
+    script = f"const LANGUAGES = {json.dumps(LANGUAGES)};\n{parts}\npage.limits = {json.dumps(limits)};"
     return "\n".join([*meta, f"<script>(() => {{{script}}})()</script>"])
 
 

@@ -23,7 +23,7 @@ window.page = {
   stage: null,
 
   // A text for people, with values for {0}, {1}.
-  say: (text, ...values) => text.replace(/\{(\d)\}/g, (_, number) => values[number]),
+  say: (text, ...values) => words.fill(words.texts.get(text) || text, values),
 
   ask() {
     this.asked += 1;
@@ -212,11 +212,11 @@ document.documentElement.classList.toggle("at-home", /^(localhost|127\.[\d.]+|\[
     });
   const file = (image) => (image ? image.src.split("/").pop().split(".")[0] : "");
   const name = () => {
-    set("#photo img", "alt", "Your photo");
-    set("#matte img", "alt", "The mask: white is the subject, black the background");
-    set("#matte .image-container > button", "aria-label", "Mask");
+    set("#photo img", "alt", page.say("Your photo"));
+    set("#matte img", "alt", page.say("The mask: white is the subject, black the background"));
+    set("#matte .image-container > button", "aria-label", page.say("Mask"));
     set(".empty[aria-label]", "role", "img");
-    set("#examples button:has(img)", "aria-label", (button) => `Example: ${file(button.querySelector("img"))}`);
+    set("#examples button:has(img)", "aria-label", (button) => page.say("Example: {0}", file(button.querySelector("img"))));
     // these have a text of their own, which their labels would hide
     const named = document.querySelectorAll(".upload-container:not(.icon-mode)[aria-label], .thumbnail-item[aria-label]");
     named.forEach((button) => button.removeAttribute("aria-label"));
@@ -226,8 +226,10 @@ document.documentElement.classList.toggle("at-home", /^(localhost|127\.[\d.]+|\[
     event.target.closest?.("#photo, #backdrop, #batch-backdrop") && (event.target.hidden = event.type === "error");
   document.addEventListener("error", hide, true);
   document.addEventListener("load", hide, true);
-  document.addEventListener("DOMContentLoaded", () => {
+  const start = () => {
     new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
     name();
-  });
+  };
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start(); // Gradio puts the head's scripts in late
 })();

@@ -60,15 +60,15 @@ const words = {
       const text = this.translate(node.data);
       if (text !== node.data) node.data = text;
     } else if (node.nodeType === Node.ELEMENT_NODE && !node.matches("script, style")) {
-      for (const name of ATTRIBUTES) if (node.hasAttribute(name)) this.name(node, name);
+      for (const name of ATTRIBUTES) this.name(node, name);
       if (node.matches("input[role=combobox][readonly]")) this.choice(node);
       node.childNodes.forEach((child) => this.visit(child));
     }
   },
   name(element, attribute) {
     const before = element.getAttribute(attribute);
-    const text = this.translate(before);
-    if (text !== before) element.setAttribute(attribute, text);
+    const text = this.translate(before || "");
+    if (before && text !== before) element.setAttribute(attribute, text);
   },
   // A dropdown's choice is the value of an input, of which Gradio goes on reading the English.
   choice(input) {

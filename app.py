@@ -97,6 +97,7 @@ from background_remover.page.turns import (
     scheduler,
     turn,
 )
+from background_remover.page.words import words_routes
 from background_remover.presets import check
 from background_remover.routes import routes
 from background_remover.scheduler import WAITING, Kind
@@ -554,7 +555,8 @@ with CheckedBlocks(title=TITLE, analytics_enabled=False) as demo:
     gr.HTML(ABOUT, elem_id="about")
 
 try:
-    demo.more_routes = [*routes(remover), Route(f"/{PICTURE.name}", lambda _: FileResponse(PICTURE))]
+    preview = Route(f"/{PICTURE.name}", lambda _: FileResponse(PICTURE))
+    demo.more_routes = [*routes(remover), *words_routes(), preview]
 except SettingError as error:
     raise SystemExit(str(error)) from None
 monitoring.log_requests()

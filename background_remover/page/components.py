@@ -22,11 +22,13 @@ from background_remover.cutout import Finish
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES, STORED, stored_path
 from background_remover.page.files import Upload, file_store, read_names
 from background_remover.page.requests import plain_errors
+from background_remover.page.words import LANGUAGES
 from background_remover.presets import Finding, Preset
 from background_remover.weights import Weights
 
 ASSETS = Path(__file__).parent
 ENLARGED = 1.05  # times larger than its photo has it, from which that is told
+FINE, NOT_FINE = "this file is what is asked for", "this file is not what is asked for"
 NOT_FOUND = "Nothing in this photo stands out as the subject: try another photo, or paint it in with 'Touch up'."
 FORMATS = {"png": "PNG", "webp": "lossless WebP", "jpg": "JPEG", "tif": "TIFF"}  # of `Finish.format`
 
@@ -147,7 +149,8 @@ def findings_text(preset: Preset, findings: list[Finding]) -> str:
         for finding in findings
     ]
     fine = all(finding.ok for finding in findings)
-    title = f"{html.escape(preset.title)}: this file is {'' if fine else 'not '}what is asked for"
+    outcome = FINE if fine else NOT_FINE
+    title = f"{html.escape(preset.title)}: {outcome}"
     note = f"<p>{html.escape(preset.rule.note)}</p>" if preset.rule.note else ""
     return f"<details{'' if fine else ' open'}><summary>{title}</summary><ul>{''.join(lines)}</ul>{note}</details>"
 
@@ -186,7 +189,8 @@ def link_tags(title: str, text: str, picture: str) -> str:
 def head(lifetime: float) -> str:
     """What stands in the page's head, before all its parts, which share it; files are kept for `lifetime` seconds."""
     limits = {"bytes": MAX_BYTES, "files": MAX_FILES, "seconds": lifetime}
-    script = f"{(ASSETS / 'page.js').read_text()}\npage.limits = {json.dumps(limits)};"
+    parts = "\n".join((ASSETS / name).read_text() for name in ("words.js", "page.js"))
+    script = f"const LANGUAGES = {json.dumps(LANGUAGES)};\n{parts}\npage.limits = {json.dumps(limits)};"
     # Gradio would have this rule for what is within the page alone: the button for the download covers what is there.
     style = "@media (max-width: 640px) { html { scroll-padding-bottom: 72px; } }"
     return f"<style>{style}</style><script>(() => {{{script}}})()</script>"

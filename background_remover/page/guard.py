@@ -30,7 +30,7 @@ READ = (
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/preview\.jpg|/manifest\.json|/(static|assets|svelte)/.+"
     r"|/gradio_api/(app_id|info/?|openapi\.json|theme\.css|startup-events|queue/(data|status)|upload_progress"
     r"|login_check/?|user/?|heartbeat/[\w-]+|call/(v2/)?\w+/\w+|file=(?!(?i:https?:)).+)"
-    r"|/health|/ready|/metrics|/v1/(info|openapi\.json)|/v1\.0/account"
+    r"|/words/(de|es|fr|ja|pt|zh)\.json|/health|/ready|/metrics|/v1/(info|openapi\.json)|/v1\.0/account"
 )
 WRITE = r"/gradio_api/(upload|queue/join|cancel|reset/?|(run|call|call/v2)/\w+/?)|/v1/remove-background|/v1\.0/removebg"
 TOOLS = r"/gradio_api/mcp(/.*)?"

@@ -24,7 +24,7 @@ window.page = {
   tiles: null, // once the tab for several photos has been opened
 
   // A text for people, with values for {0}, {1}.
-  say: (text, ...values) => text.replace(/\{(\d)\}/g, (_, number) => values[number]),
+  say: (text, ...values) => words.fill(words.texts.get(text) || text, values),
 
   // One of the tabs comes to the front.
   tab(number) {
@@ -234,11 +234,11 @@ document.documentElement.classList.toggle("at-home", /^(localhost|127\.[\d.]+|\[
     });
   const file = (image) => (image ? image.src.split("/").pop().split(".")[0] : "");
   const name = () => {
-    set("#photo img", "alt", "Your photo");
-    set("#matte img", "alt", "The mask: white is the subject, black the background");
-    set("#matte .image-container > button", "aria-label", "Mask");
+    set("#photo img", "alt", page.say("Your photo"));
+    set("#matte img", "alt", page.say("The mask: white is the subject, black the background"));
+    set("#matte .image-container > button", "aria-label", page.say("Mask"));
     set(".empty[aria-label]", "role", "img");
-    set("#examples button:has(img)", "aria-label", (button) => `Example: ${file(button.querySelector("img"))}`);
+    set("#examples button:has(img)", "aria-label", (button) => page.say("Example: {0}", file(button.querySelector("img"))));
     set("fieldset input[type=radio]", "tabindex", (radio) => {
       const chosen = radio.closest("fieldset").querySelector("input:checked");
       return radio.checked || !chosen ? "0" : "-1";

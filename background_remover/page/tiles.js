@@ -40,7 +40,7 @@ function add(files) {
   const room = Math.max(0, page.limits.files - tiles.length);
   problem = "";
   if (phase === "idle") stopped = false;
-  if (files.length > room) problem = say("These are more than {0} photos: only the first {0} are here.", page.limits.files);
+  if (files.length > room) problem = say("These are more than {0} photos: only the first of them are here.", page.limits.files);
   for (const file of [...files].slice(0, room)) {
     const tile = { id: (last += 1), name: file.name, file, state: "uploading", version: 0, strokes: [], refine: true };
     tiles.push(tile);

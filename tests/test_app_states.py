@@ -304,6 +304,22 @@ def test_the_result_and_its_download_are_on_the_first_screen(browser, app_url):
         context.close()
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
+def test_the_wheel_zooms_about_the_pointer(page):
+    start_with(page, PERSON)
+    page.locator("#cutout .view").scroll_into_view_if_needed()
+    sheet = page.locator("#cutout .sheet")
+    before = sheet.bounding_box()
+    x, y = before["x"] + 0.6 * before["width"], before["y"] + 0.4 * before["height"]
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -300)
+    page.wait_for_timeout(100)
+    after = sheet.bounding_box()
+    assert after["width"] > 1.5 * before["width"]
+    assert (x - after["x"]) / after["width"] == pytest.approx(0.6, abs=0.01)
+    assert (y - after["y"]) / after["height"] == pytest.approx(0.4, abs=0.01)
+
+
 LAYOUT = """
 window.shift = 0;
 new PerformanceObserver((list) => {

@@ -56,6 +56,20 @@ def test_a_download_is_that_of_the_newest_change_however_soon_it_is_asked_for(pa
 
 
 @pytest.mark.parametrize("page", ["desktop"], indirect=True)
+def test_a_download_is_what_it_was_asked_for_though_another_file_is_just_made(page, refined):
+    """The page has a file made on its own, once nothing changes, to say how large it is."""
+    start_with(page, PERSON)
+    for pause in (300, 500, 560, 600, 640, 700, 800):
+        choose(page, "background", "White")
+        choose(page, "background", "Transparent")
+        wait_shows(page, "cutout", refined.image)
+        page.wait_for_timeout(pause)
+        name, path = download(page, "#matte a[download]")
+        assert name == "person-matte.png"
+        assert np.array_equal(pixels(path), np.asarray(refined.matte))
+
+
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_nothing_can_be_downloaded_while_an_answer_is_on_its_way(page, refined):
     start_with(page, PERSON)
     expect(page.locator("#status")).to_contain_text("kB")  # at rest

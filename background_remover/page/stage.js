@@ -32,7 +32,7 @@ let task = "";
 let took = 0;
 let locked = "empty"; // what the button for the download was told
 let opened = null; // the photo's preview, as Gradio's file
-let waiting = null; // for the file: a function that takes it
+let waiting = null; // for a file: {resolve, what, mode, asked}
 
 const blur = () => all(".detail").forEach((layer) => put(layer, "")); // without the full pixels
 const put = (layer, url) => (layer.style.backgroundImage = url ? `url("${url}")` : "none");
@@ -52,7 +52,8 @@ page.stage = {
   begin(photo, what = "Cutting out…") {
     clearTimeout(later);
     clearTimeout(weigh);
-    [work, shown, file, strokes, undone, took] = [null, null, null, [], [], 0];
+    waiting?.resolve(null); // it was of the last photo
+    [work, shown, file, waiting, task, strokes, undone, took] = [null, null, null, null, "", [], [], 0];
     paint(false);
     element.closest(".editor")?.classList.toggle("full", Boolean(photo));
     sheet.hidden = true;
@@ -94,9 +95,12 @@ page.stage = {
     if (found?.asked === page.asked && found.mode === mode && !found.task)
       file = { ...found, until: Date.now() + 500 * page.limits.seconds }; // half as long as the server keeps it
     const given = waiting;
-    waiting = null;
-    task = "";
-    given?.(found);
+    // what was made to say how large it is may come in between, and is no mask and no copy
+    if (given && (!found || (found.task === given.what && found.mode === given.mode && found.asked >= given.asked))) {
+      waiting = null;
+      task = "";
+      given.resolve(found);
+    }
     lock();
   },
   // Something from before: {work, strokes, photo}.
@@ -445,7 +449,7 @@ const make = (what = "") =>
   new Promise((resolve) => {
     if (file?.asked === page.asked && Date.now() < file.until && !what) return resolve(file);
     task = what;
-    waiting = resolve;
+    waiting = { resolve, what, mode, asked: page.asked };
     lock();
     trigger("wanted");
   });

@@ -22,6 +22,8 @@ from background_remover.page.requests import expect, expect_no_more
 
 caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="")  # the address of a call in hand
 
+# The last parameters of endpoints that had none of them once: callers who give them all in a row still need not.
+ADDED = ["shadow", "shadow_strength", "shadow_softness", "shadow_direction", "clean"]
 LARGEST = sys.float_info.max  # JSON's integers go further, beyond what becomes a float
 FETCHING = 120.0  # seconds for all URLs of a call
 UNREADABLE = "What was sent can't be read: see the API's description for its parameters."
@@ -118,6 +120,11 @@ class CheckedBlocks(gr.Blocks):
 
     async def _preprocess(self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool) -> list[Any]:
         if block_fn.api_visibility == "public":
+            if (
+                len(inputs) == len(block_fn.inputs) - len(ADDED)
+                and [block.label for block in block_fn.inputs[-5:]] == ADDED
+            ):
+                inputs = [*inputs, *(block.value for block in block_fn.inputs[-len(ADDED) :])]
             check_parameters(block_fn.api_name, block_fn.inputs, inputs)
         if count_files(inputs) > MAX_FILES + 1:  # and a background image
             raise gr.Error(TOO_MANY, print_exception=False)

@@ -166,6 +166,17 @@ def test_names_and_reasons_have_an_end(upload):
     assert (len(photo), len(reason)) == (several.LONGEST_NAME, several.LONGEST_REASON)
 
 
+def test_a_file_that_is_named_many_times_takes_no_more_than_the_disk_has(store, upload):
+    store.max_bytes = 5_000_000
+    large = upload(content=bytes(200_000))
+    sent = [{"id": number, "name": "a", "file": large, "outcome": "cut out"} for number in range(100)]
+    before = {*store.folder.rglob("*.zip")}
+    with pytest.raises(PhotoError, match="disk is full"):
+        several.pack({"run": 1, "tiles": sent})
+    assert {*store.folder.rglob("*.zip")} == before
+    assert several.pack({"run": 1, "tiles": sent[:10]})["name"] == "cutouts.zip"
+
+
 def test_without_all_results_there_is_no_zip_but_their_numbers(upload, tmp_path):
     there = {"id": 1, "name": "a", "file": upload(), "outcome": "cut out"}
     gone = {"id": 2, "name": "b", "file": str(tmp_path / "b.png"), "outcome": "cut out"}

@@ -106,7 +106,7 @@ def read_tile(sent: dict[str, Any]) -> Tile:
     number = read_number(sent.get("id"))
     if sent.get("work") is None:
         return Tile(number, read_path(sent.get("photo")))
-    paths = sent["work"].values() if isinstance(sent["work"], dict) else ()
+    paths = [sent["work"].get(name) for name in Work._fields] if isinstance(sent["work"], dict) else []
     if not all(map(read_path, paths)):
         return Tile(number)
     state = read_state(sent)
@@ -217,7 +217,8 @@ class Row(NamedTuple):
 def pack(sent: Any) -> dict[str, Any]:
     """All results as one zip, with a report, for {run, tiles: [{id, name, file, outcome, reason}, ...]}.
 
-    Where results have since been deleted there is none, but the numbers of these. Raises PhotoError.
+    Where results have since been deleted there is none, but the numbers of these. Raises PhotoError, also for more than
+    the disk has room for.
     """
     tiles = read_list(sent)
     files = [read_path(tile["file"]) if tile.get("file") is not None else None for tile in tiles]
@@ -235,11 +236,13 @@ def pack(sent: Any) -> dict[str, Any]:
         for tile, name in zip(tiles, names, strict=True)
     ]
     path = file_store().new_folder() / "cutouts.zip"
-    with zipfile.ZipFile(path, "w") as archive:  # pictures don't shrink any further
-        for file, name in zip(files, names, strict=True):
-            if file and name:
-                archive.write(file, name)
-        archive.writestr("report.csv", report(rows))
+    with file_store().receiving(on_show=False) as make_room:
+        make_room(sum(Path(file).stat().st_size for file in files if file))  # a page can name one file many times
+        with zipfile.ZipFile(path, "w") as archive:  # pictures don't shrink any further
+            for file, name in zip(files, names, strict=True):
+                if file and name:
+                    archive.write(file, name)
+            archive.writestr("report.csv", report(rows))
     return {"run": read_run(sent), "file": str(path), "name": path.name}
 
 

@@ -82,5 +82,5 @@ def read_view(value: Any) -> View:
     numbers = value if isinstance(value, list) and len(value) == 4 else []
     if not all(isinstance(number, int | float) for number in numbers) or not numbers:
         return WHOLE
-    left, top, right, bottom = (min(1.0, max(0.0, float(number))) for number in numbers)
+    left, top, right, bottom = (float(min(1, max(0, number))) for number in numbers)
     return (left, top, right, bottom) if left < right and top < bottom else WHOLE

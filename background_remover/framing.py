@@ -201,11 +201,11 @@ def clean(alpha: Pixels) -> Pixels:
 
 
 def fade(alpha: Pixels) -> Pixels:
-    """A canvas's matte H x W whose haze, what is fainter than FAINT, fades out between FADE pixels from the subject.
+    """A canvas's matte H x W whose haze and specks, what is no subject, fade out between FADE pixels from it.
 
     So that from there on a background is exactly its colour, however much the subject is enlarged.
     """
-    subject = _without_specks((alpha >= FAINT).view(np.uint8))
+    subject = keep_subject(alpha)
     if not subject.any():
         return alpha
     away = cv2.distanceTransform((~subject).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,8 +23,6 @@ from background_remover.page.requests import expect, expect_no_more
 
 caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="")  # the address of a call in hand
 
-# The last parameters of endpoints that had none of them once: callers who give them all in a row still need not.
-ADDED = ["shadow", "shadow_strength", "shadow_softness", "shadow_direction", "clean"]
 LARGEST = sys.float_info.max  # JSON's integers go further, beyond what becomes a float
 FETCHING = 120.0  # seconds for all URLs of a call
 UNREADABLE = "What was sent can't be read: see the API's description for its parameters."
@@ -70,6 +69,15 @@ def check_parameters(name: str, blocks: list[Any], values: list[Any]) -> None:
         fits, what = KINDS.get(type(block), (lambda *_: True, ""))
         if value is not None and not fits(block, value):
             raise gr.Error(f"The parameter '{label}' is {what}.", print_exception=False)
+
+
+def with_defaults(handler: Callable[..., Any], values: list[Any]) -> list[Any]:
+    """The values of a call, with the defaults of those that are missing at its end, if all of these have one.
+
+    So that who gives all of them in a row need not give those that an endpoint was given later.
+    """
+    missing = [parameter.default for parameter in [*inspect.signature(handler).parameters.values()][len(values) :]]
+    return values if inspect.Parameter.empty in missing else [*values, *missing]
 
 
 def count_files(value: Any) -> int:
@@ -120,11 +128,8 @@ class CheckedBlocks(gr.Blocks):
 
     async def _preprocess(self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool) -> list[Any]:
         if block_fn.api_visibility == "public":
-            if (
-                len(inputs) == len(block_fn.inputs) - len(ADDED)
-                and [block.label for block in block_fn.inputs[-5:]] == ADDED
-            ):
-                inputs = [*inputs, *(block.value for block in block_fn.inputs[-len(ADDED) :])]
+            if len(inputs) < len(block_fn.inputs):
+                inputs = with_defaults(block_fn.fn, inputs)
             check_parameters(block_fn.api_name, block_fn.inputs, inputs)
         if count_files(inputs) > MAX_FILES + 1:  # and a background image
             raise gr.Error(TOO_MANY, print_exception=False)

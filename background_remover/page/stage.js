@@ -407,7 +407,7 @@ divider.addEventListener("input", split);
 at(".in").addEventListener("click", () => zoomTo(zoom * 1.5) || draw());
 at(".out").addEventListener("click", () => zoomTo(zoom / 1.5) || draw());
 at(".fit").addEventListener("click", () => zoomTo(zoom > 1 ? 1 : zoom / density()) || draw());
-at(".new").addEventListener("click", () => document.querySelector("#photo input[type=file]").click());
+at(".new").addEventListener("click", () => document.querySelector("#photo input[type=file]")?.click()); // the camera has none
 at(".brush").addEventListener("click", () => work && paint(!paints()));
 at(".undo").addEventListener("click", undo);
 at(".redo").addEventListener("click", redo);

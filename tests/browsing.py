@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import urllib.request
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,6 +94,22 @@ def choose(page, group: str, choice: str) -> None:
 def choose_format(page, name: str, prefix: str = "") -> None:
     page.locator(f"#{prefix}format input").click()
     page.get_by_role("option", name=name, exact=True).click()
+
+
+def hold_calls(page) -> Callable[[], None]:
+    """Keep back what the page asks of the server from now on; gives what lets it go."""
+    held = []
+
+    def hold(route) -> None:
+        held.append(route)
+
+    def release() -> None:
+        for route in held:
+            route.continue_()
+        page.unroute("**/queue/join*", hold)
+
+    page.route("**/queue/join*", hold)
+    return release
 
 
 def press(page, mode: str) -> None:

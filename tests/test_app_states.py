@@ -16,6 +16,7 @@ from browsing import (
     choose_format,
     download,
     fill,
+    hold_calls,
     opened,
     press,
     start_with,
@@ -60,12 +61,7 @@ def test_a_download_is_what_it_was_asked_for_though_another_file_is_just_made(pa
     """The page has a file made on its own, once nothing changes, to say how large it is."""
     start_with(page, PERSON)
     expect(page.locator("#status")).to_contain_text("kB")  # at rest
-    held = []
-
-    def hold(route) -> None:
-        held.append(route)
-
-    page.route("**/queue/join*", hold)
+    release = hold_calls(page)
     with page.expect_download() as waiting:
         page.locator("#matte a[download]").click()
         page.wait_for_timeout(500)
@@ -75,29 +71,20 @@ def test_a_download_is_what_it_was_asked_for_though_another_file_is_just_made(pa
           page.stage.made({ asked, mode: "cutout", task: "", file: { url }, name: "another.png" });
         }""")
         page.wait_for_timeout(300)
-        for route in held:
-            route.continue_()
+        release()
     assert waiting.value.suggested_filename == "person-matte.png"
     assert np.array_equal(pixels(Path(waiting.value.path())), np.asarray(refined.matte))
-    page.unroute("**/queue/join*", hold)
 
 
 @pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_nothing_can_be_downloaded_while_an_answer_is_on_its_way(page, refined):
     start_with(page, PERSON)
     expect(page.locator("#status")).to_contain_text("kB")  # at rest
-    held = []
-
-    def hold(route) -> None:
-        held.append(route)
-
-    page.route("**/queue/join*", hold)
+    release = hold_calls(page)
     choose(page, "background", "Black")
     expect(page.locator("#download")).to_be_disabled()
     expect(page.locator("#download")).to_contain_text("Not ready yet")
-    for route in held:
-        route.continue_()
-    page.unroute("**/queue/join*", hold)
+    release()
     expect(page.locator("#download")).to_be_enabled()
     assert np.array_equal(pixels(download(page, "#download")[1]), np.asarray(refined.composite("#000000")))
 

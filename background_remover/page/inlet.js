@@ -3,7 +3,6 @@
 const at = (selector) => element.querySelector(selector);
 const input = at("input");
 const SMALL = 360; // pixels: the longer side of what is shown of a photo
-const SYSTEM = /^(\.|Thumbs\.db$|desktop\.ini$)/i; // files that systems keep in folders for themselves
 
 const api = () => window.gradio_config.root.replace(/\/$/, "") + (window.gradio_config.api_prefix ?? "/gradio_api");
 
@@ -49,7 +48,7 @@ at("#choose-folder").hidden = !("webkitdirectory" in input);
 at("#choose-folder").addEventListener("click", () => {
   const folder = Object.assign(document.createElement("input"), { type: "file", webkitdirectory: true, hidden: true });
   folder.addEventListener("change", () => {
-    const found = [...folder.files].filter(({ name, type }) => !SYSTEM.test(name) && (!type || type.startsWith("image/")));
+    const found = [...folder.files].filter(({ name, type }) => !page.isSystems(name) && (!type || type.startsWith("image/")));
     give(found.sort((one, other) => one.webkitRelativePath.localeCompare(other.webkitRelativePath)));
     folder.remove();
   });

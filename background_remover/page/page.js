@@ -2,6 +2,7 @@
 // It is in the page's head, before any component; `stage` and `tiles` put themselves here.
 const [RECENT, CURRENT] = ["background-remover-recent", "background-remover-current"];
 const SENT = 1; // in the detail of our own events
+const PATIENCE = 10_000; // ms for which files wait for the input that takes them
 
 function store(storage, key, value) {
   try {
@@ -130,6 +131,17 @@ window.page = {
     this.tiles?.say(text);
   },
 
+  // A file at an address, as a download of that name.
+  save(url, name) {
+    const link = Object.assign(document.createElement("a"), { href: url, download: name });
+    document.body.append(link);
+    link.click();
+    link.remove();
+  },
+
+  // Whether systems keep a file of that name in folders for themselves.
+  isSystems: (name) => /^(\.|Thumbs\.db$|desktop\.ini$)/i.test(name),
+
   // Where files go that come from anywhere: one to the photo, several to the tab for them.
   async take(files) {
     if (!files.length || !this.fits(files)) return;
@@ -137,15 +149,17 @@ window.page = {
     this.tab(several ? 1 : 0);
     const input = () => document.querySelector(several ? "#photos input[type=file]" : "#photo input[type=file]");
     // A tab's parts come once it is opened, and Gradio's input goes while it sends a file.
-    while (!input() || (several && !this.tiles)) await new Promise((resolve) => setTimeout(resolve, 50));
-    put(input(), files);
+    for (const end = Date.now() + PATIENCE; (!input() || (several && !this.tiles)) && Date.now() < end; )
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    if (input()) put(input(), files);
+    else this.tell(this.say("No photo can be taken just now: close the camera first."));
   },
 
   // The files of what was dropped, those in folders among it, without what systems keep there for themselves.
   async files(entries) {
     const found = [];
     for (const entry of entries) {
-      if (/^(\.|Thumbs\.db$|desktop\.ini$)/i.test(entry.name)) continue;
+      if (this.isSystems(entry.name)) continue;
       if (entry.isFile) found.push(await new Promise((resolve, reject) => entry.file(resolve, reject)));
       else {
         const reader = entry.createReader();

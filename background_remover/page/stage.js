@@ -454,16 +454,6 @@ const make = (what = "") =>
     trigger("wanted");
   });
 
-function save(found) {
-  if (!found) return;
-  const link = document.createElement("a");
-  link.href = found.file.url;
-  link.download = found.name;
-  document.body.append(link);
-  link.click();
-  link.remove();
-}
-
 // Gradio tells of a change a moment after the click that made it; what is asked for then waits for its result.
 async function settle() {
   await new Promise((resolve) => setTimeout(resolve, MOMENT));
@@ -471,7 +461,10 @@ async function settle() {
   return ready();
 }
 
-page.stage.download = async (what) => (await settle()) && save(await make(what));
+page.stage.download = async (what) => {
+  const found = (await settle()) && (await make(what));
+  if (found) page.save(found.file.url, found.name);
+};
 page.stage.copy = async () => {
   try {
     const picture = settle()

@@ -261,20 +261,13 @@ function edited(value) {
 
 const DELETED = () => say("This result has since been deleted here: try it again.");
 
-function save(address, name) {
-  const link = Object.assign(document.createElement("a"), { href: address, download: name });
-  document.body.append(link);
-  link.click();
-  link.remove();
-}
-
 const there = (address) => fetch(address, { method: "HEAD" }).then(({ ok }) => ok);
 
 async function get(tile) {
   const { file, name } = tile.result;
   try {
     problem = "";
-    if (await there(url(file))) save(url(file), name);
+    if (await there(url(file))) page.save(url(file), name);
     else lose(tile, DELETED());
   } catch {
     problem = say("This server can't be reached just now: try it again.");
@@ -297,7 +290,7 @@ async function zip() {
   tell();
   if (archive?.key === JSON.stringify(pack().tiles) && (await there(archive.url).catch(() => false))) {
     packing = false;
-    save(archive.url, archive.name);
+    page.save(archive.url, archive.name);
     tell();
   } else trigger("packed");
 }
@@ -307,7 +300,7 @@ function packed(value) {
   packing = false;
   if (value?.file) {
     archive = { key: JSON.stringify(pack().tiles), url: url(value.file), name: value.name };
-    save(archive.url, archive.name);
+    page.save(archive.url, archive.name);
   } else if (value?.gone) {
     for (const tile of tiles.filter(({ id }) => value.gone.includes(id))) {
       lose(tile, DELETED());

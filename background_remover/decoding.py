@@ -58,6 +58,18 @@ class Photo:
         grey = contrasting_grey(self.rgb, self.alpha)
         return composite(self.rgb, self.alpha, (grey, grey, grey))
 
+    def part(self, box: tuple[int, int, int, int]) -> Photo:
+        """What is between left, top, right and bottom of it, which lie within it."""
+        left, top, right, bottom = box
+        if box == (0, 0, *self.shape[::-1]):
+            return self
+
+        def cut(pixels: NDArray[Any]) -> NDArray[Any]:
+            return np.ascontiguousarray(pixels[top:bottom, left:right])
+
+        alpha, deep = (None if pixels is None else cut(pixels) for pixels in (self.alpha, self.deep))
+        return replace(self, rgb=cut(self.rgb), alpha=alpha, deep=deep)
+
     def for_network(self, side: int) -> Pixels:
         """What the network is to see: side x side x 3, without transparency, in sRGB whatever the profile."""
         return to_srgb(shrink(self.opaque(), side), self.icc)

@@ -14,7 +14,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -239,13 +239,9 @@ def read_colour(value: str) -> tuple[int, int, int, int] | None:
 def look_at(photo: Photo, region: tuple[int, int, int, int], remover: Callable[[Photo], Cutout]) -> Cutout:
     """The cutout of a photo of which a part alone is looked at; the rest is background."""
     left, top, right, bottom = region
-    if (left, top, right, bottom) == (0, 0, photo.shape[1], photo.shape[0]):
-        return remover(photo)
-
-    def part(pixels: Any) -> Any:
-        return None if pixels is None else np.ascontiguousarray(pixels[top:bottom, left:right])
-
-    inner = remover(replace(photo, rgb=part(photo.rgb), alpha=part(photo.alpha), deep=part(photo.deep)))
+    inner = remover(photo.part(region))
+    if inner.photo is photo:
+        return inner
     alpha = np.zeros(photo.shape, np.uint8)
     alpha[top:bottom, left:right] = inner.alpha
     foreground = photo.rgb.copy()

@@ -39,7 +39,7 @@ from background_remover import (
     WeightsError,
     monitoring,
 )
-from background_remover.choices import BACKGROUND_IMAGE, REFINE, TEXTS
+from background_remover.choices import BACKGROUND_IMAGE, TEXTS
 from background_remover.compositing import BLUR
 from background_remover.framing import MARGIN
 from background_remover.page import gradio_overrides, several
@@ -139,7 +139,6 @@ PARAMETERS = {
     "image": "the photo; for /edit without a matte, a cutout with transparency as /cutout gives it.",
     "photos": f"the photos, up to {MAX_FILES}; if one can't be read, the report says why and the others go on.",
     "matte": "what /matte gave for the photo; leave it out for a cutout.",
-    "refine": f"{REFINE}.",
     "background_image": f"{BACKGROUND_IMAGE}.",
     **{name: f"{text}." for name, text in TEXTS.items()},
     "blur": f"{TEXTS['blur']}; for /edit it needs photo and matte.",
@@ -159,37 +158,53 @@ def endpoint(kind: Kind) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 @endpoint("photo")
-def predict(image: Upload) -> str:
+def predict(image: Upload, refine: bool = False, solid: bool = False, box: str = "", points: str = "") -> str:
     """Cut the subject out of a photo: a PNG with a transparent background, at the photo's size."""
     with turn(image, Finish()) as opened:
-        return save_cutout(remover(opened.photo), image, opened.finish)
+        result = remover(opened.photo, refine=refine, solid=solid, box=box, points=points)
+        return save_cutout(result, image, opened.finish)
 
 
 @endpoint("photo")
 def remove_background(
-    image: Upload, background: str = "transparent", background_image: Upload | None = None
+    image: Upload,
+    background: str = "transparent",
+    background_image: Upload | None = None,
+    refine: bool = False,
+    solid: bool = False,
+    box: str = "",
+    points: str = "",
 ) -> tuple[str, str]:
     """The matte of a photo and its subject on a background, both as PNGs at the photo's size."""
     with turn(image, Finish(background, background_image)) as opened:
-        result = remover(opened.photo)
+        result = remover(opened.photo, refine=refine, solid=solid, box=box, points=points)
         return save_matte(result, image), save_cutout(result, image, opened.finish)
 
 
 @endpoint("photo")
-def cutout(image: Upload, background: str = "transparent", background_image: Upload | None = None) -> str:
+def cutout(
+    image: Upload,
+    background: str = "transparent",
+    background_image: Upload | None = None,
+    refine: bool = False,
+    solid: bool = False,
+    box: str = "",
+    points: str = "",
+) -> str:
     """Remove the background of a photo: its subject on transparency or on another background, as one PNG."""
     with turn(image, Finish(background, background_image)) as opened:
-        return save_cutout(remover(opened.photo), image, opened.finish)
+        result = remover(opened.photo, refine=refine, solid=solid, box=box, points=points)
+        return save_cutout(result, image, opened.finish)
 
 
 @endpoint("photo")
-def matte(image: Upload, refine: bool = True) -> str:
+def matte(image: Upload, refine: bool = True, solid: bool = False, box: str = "", points: str = "") -> str:
     """The alpha matte of a photo, as a grey PNG at the photo's size: 255 is subject, 0 background, the rest partial.
 
     Without `refine` it is the matte that /cutout uses.
     """
     with turn(image, Finish()) as opened:
-        return save_matte(remover(opened.photo, refine=refine), image)
+        return save_matte(remover(opened.photo, refine=refine, solid=solid, box=box, points=points), image)
 
 
 @endpoint("edit")
@@ -237,6 +252,7 @@ def batch(
     shadow_softness: float = SOFTNESS,
     shadow_direction: float = DIRECTION,
     clean: bool = False,
+    solid: bool = False,
 ) -> Iterator[tuple[str | None, list[dict[str, str | None]]]]:
     """Cut the subjects out of several photos: a zip of the results, and what became of each photo.
 
@@ -249,7 +265,9 @@ def batch(
     folder = file_store().new_folder()
     report: list[dict[str, str | None]] = []
     try:
-        for outcome in remover.each(photos, folder, turns.save, turns.finish.suffix, turns.open, refine=refine):
+        for outcome in remover.each(
+            photos, folder, turns.save, turns.finish.suffix, turns.open, refine=refine, solid=solid
+        ):
             file = outcome.path.name if outcome.path else None
             report.append({"name": outcome.name, "file": file, "reason": outcome.reason or None})
             yield None, report
@@ -396,7 +414,8 @@ def build_api() -> None:
         matte_out = picture("matte")
         cutout_out = picture("cutout")
         photos = photos_input(label="photos")
-        refine = gr.Checkbox(True, label="refine")
+        refine, plain = gr.Checkbox(True, label="refine"), gr.Checkbox(label="refine")
+        which: list[Any] = [gr.Checkbox(label="solid"), gr.Textbox(label="box"), gr.Textbox(label="points")]
         matte_in = photo_input(label="matte")
         finish: list[Any] = [
             background,
@@ -417,13 +436,13 @@ def build_api() -> None:
         archive = gr.File(label="zip")
         report = gr.JSON(label="report")
         call = gr.Button()
-    on_background: list[Any] = [image, background, background_image]
-    call.click(predict, [image], [cutout_out], api_name="predict", **AT_ONCE)
+    on_background: list[Any] = [image, background, background_image, plain, *which]
+    call.click(predict, [image, plain, *which], [cutout_out], api_name="predict", **AT_ONCE)
     call.click(remove_background, on_background, [matte_out, cutout_out], api_name="remove_background", **AT_ONCE)
     call.click(cutout, on_background, [cutout_out], api_name="cutout", **AT_ONCE)
-    call.click(matte, [image, refine], [matte_out], api_name="matte", **AT_ONCE)
+    call.click(matte, [image, refine, *which], [matte_out], api_name="matte", **AT_ONCE)
     call.click(edit, [image, matte_in, *finish], [cutout_out], api_name="edit", **AT_ONCE)
-    call.click(batch, [photos, refine, *finish], [archive, report], api_name="batch", **AT_ONCE)
+    call.click(batch, [photos, refine, *finish, which[0]], [archive, report], api_name="batch", **AT_ONCE)
 
 
 def build_one() -> list[Any]:

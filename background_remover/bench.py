@@ -94,7 +94,7 @@ class _Bench:
         stages.observers.append(self._note)
         lanes, weights = remover.engine.split(1 << 20), remover.weights
         self._tell({"lanes": lanes, "weights": weights.name, "licence": weights.licence})
-        for outcome in remover.run(self._tasks(), self._save, self._opening, refine=self._order.refine):
+        for outcome in remover.run(self._tasks(), self._save, self._opening, **self._order.cut):
             key = str(outcome.photo)
             _, row = self._in_hand.pop(key)
             data = row.pop("data", None)

@@ -1,4 +1,4 @@
-"""What can be chosen of a result, in words: the fields of `Finish` for the API, HTTP and the command line alike.
+"""What can be chosen of a result, in words, for the API, HTTP and the command line alike: the fields of `Finish`, CUTS.
 
 Nothing heavy is imported here, so that the command line can tell them at once.
 """
@@ -86,4 +86,26 @@ CHOICES = (
 )  # fmt: skip
 TEXTS = {choice.name: choice.text for choice in CHOICES}
 BACKGROUND_IMAGE = "an image to put the subject on; it fills the frame and wins over the background"
-REFINE = "whether the edges follow the photo's own hair and fur; this takes about twice the time"
+# How the subject is found in a photo, which `BackgroundRemover` takes beside the photo.
+CUTS = (
+    Choice("refine", bool, False, "whether the edges follow the photo's own hair and fur, and haze goes"),
+    Choice(
+        "solid",
+        bool,
+        False,
+        "whether wide parts that came out half transparent are made whole; it costs a second look where there are any",
+    ),
+    Choice(
+        "box",
+        str,
+        "",
+        'where the subject is: left, top, right and bottom in pixels of the photo, such as "40,20,300,500"',
+    ),
+    Choice(
+        "points",
+        str,
+        "",
+        'where the subject is: "120,80" keeps only what is there, "120,80,0" takes it away; spaces lie between several',
+    ),
+)
+TEXTS |= {choice.name: choice.text for choice in CUTS}

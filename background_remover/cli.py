@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from background_remover.choices import BACKGROUND_IMAGE, CHOICES, REFINE
+from background_remover.choices import BACKGROUND_IMAGE, CHOICES, CUTS
 from background_remover.commands import (
     PHOTOS,
     Commands,
     PhotosCommand,
-    finish_option,
+    choice_option,
+    taken,
     with_engine_options,
 )
 from background_remover.subcommands import (
@@ -97,7 +98,6 @@ def main() -> NoReturn:
 @click.option("-o", "--out", type=click.Path(), help="a file for one result, or a folder  [beside the photo]")
 @click.option("--matte", is_flag=True, help="the matte instead: the alpha alone, in grey")
 @click.option("--background-image", type=click.Path(), help=BACKGROUND_IMAGE)
-@click.option("--refine/--no-refine", default=False, help=REFINE)
 @click.option("--overwrite", is_flag=True, help="make anew what is there, whole and newer than its photo")
 @click.option("--watch", type=click.Path(exists=True, file_okay=False), help="a folder whose new photos are cut out")
 @click.option("--json", "as_json", is_flag=True, help="a line of JSON for each photo")
@@ -128,7 +128,7 @@ def photos_command(ctx: click.Context, /, photos: tuple[str, ...], watch: str | 
     ctx.exit(code)
 
 
-photos_command.params[2:2] = [finish_option(choice) for choice in CHOICES if choice.name != "output"]
+photos_command.params[2:2] = [choice_option(choice) for choice in (*CHOICES, *CUTS) if choice.name != "output"]
 
 
 @contextmanager
@@ -154,7 +154,6 @@ class Run:
         out: str | None,
         matte: bool,
         background_image: str | None,
-        refine: bool,
         overwrite: bool,
         as_json: bool,
         report: str | None,
@@ -167,7 +166,8 @@ class Run:
         from background_remover.finding import EXTENSIONS
 
         self._engine = weights, device, precision
-        self._refine, self._overwrite, self._as_json = refine, overwrite, as_json
+        self._overwrite, self._as_json = overwrite, as_json
+        self._cut = taken(choices, CUTS)
         self._remover: BackgroundRemover | None = None
         if out == "":
             raise click.UsageError("The name for results is empty: name a file or a folder.")
@@ -182,7 +182,7 @@ class Run:
         elif self._folder and os.path.isfile(self._folder):  # noqa: PTH113
             raise click.UsageError(f"'{self._folder.name}' is a file, and not of a picture: name a folder.")
         self._finish = make_finish(background_image, output="matte" if matte else "cutout", **choices)
-        self._how = repr((self._finish, refine, weights or os.environ.get("RMBG_WEIGHTS"), precision))
+        self._how = repr((self._finish, self._cut, weights or os.environ.get("RMBG_WEIGHTS"), precision))
         self._origins: dict[Path, str] = {}  # of results that are being made
         self._stopping = False
         self._counts = {"done": 0, "skipped": 0, "failed": 0}
@@ -214,7 +214,7 @@ class Run:
         if self._file and identity_of(self._file) == (photo.st_dev, photo.st_ino):
             raise click.UsageError(f"'{self._file.name}' is the photo itself: choose another name.")
         try:
-            cutout = self.remover(sys.stdin.buffer, refine=self._refine)
+            cutout = self.remover(sys.stdin.buffer, **self._cut)
             if self._file:
                 self._save(cutout, self._file)
             else:
@@ -315,7 +315,7 @@ class Run:
         if not left or self._stopping:
             return
         wanted = (task for task in left if not self._stopping)
-        for outcome in self.remover.run(wanted, self._save, opening, len(left), refine=self._refine):
+        for outcome in self.remover.run(wanted, self._save, opening, len(left), **self._cut):
             status = "done" if outcome.path else "failed"
             self._tell(status, outcome.photo, outcome.path, outcome.reason, outcome.seconds)
 

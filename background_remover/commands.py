@@ -52,15 +52,21 @@ class Commands(click.Group):
         return [*found, *photos.shell_complete(inner, incomplete), *photos.params[0].shell_complete(inner, incomplete)]
 
 
-def finish_option(choice: Choice) -> click.Option:
-    """The option for a field of `Finish`; without it the field has its own default."""
+def choice_option(choice: Choice) -> click.Option:
+    """The option for a choice, which without it has its own default."""
     words = choice.name.replace("_", "-")
     name = f"--{words}"
     if choice.kind is bool:
         return click.Option([f"{name}/--no-{words}"], default=None, help=choice.text)
-    shown = f"{choice.text}  [{choice.default}]" if choice.default is not None else choice.text
+    shown = f"{choice.text}  [{choice.default}]" if choice.default not in (None, "") else choice.text
     kind: Any = click.Choice(choice.values) if choice.values else choice.kind
     return click.Option([name], type=kind, default=None, help=shown)
+
+
+def taken(options: dict[str, Any], choices: tuple[Choice, ...]) -> dict[str, Any]:
+    """Those of the options that are such choices and were given, which are then no longer among the options."""
+    given = {choice.name: options.pop(choice.name, None) for choice in choices}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def with_engine_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -78,9 +78,15 @@ class Order:
     device: str | None = None
     precision: str | None = None
     refine: bool = False
+    solid: bool = False
     threads: int = 1
     seconds: float = SECONDS
     load: Callable[[Order], BackgroundRemover] | None = None
+
+    @property
+    def cut(self) -> dict[str, bool]:
+        """What the remover is asked for beside the photo."""
+        return {name: True for name in ("refine", "solid") if getattr(self, name)}
 
 
 class Job(NamedTuple):

@@ -100,6 +100,7 @@ class BackgroundRemover:
         *,
         refine: bool = False,
         foreground: bool = True,
+        solid: bool = False,
         box: str | Sequence[float] | None = None,
         points: str | Sequence[Sequence[float]] = (),
     ) -> Cutout:
@@ -118,9 +119,9 @@ class BackgroundRemover:
         opened = open_photo(photo)
         self._between_steps()
         within, at = read_box(box, opened.shape), read_points(points, opened.shape)
-        alpha = self._matte(opened)
+        alpha = self._matte(opened, solid)
         if within or at:
-            alpha = pick(alpha, lambda region: self._matte(opened.part(region)), within, at)
+            alpha = pick(alpha, lambda region: self._matte(opened.part(region), solid), within, at)
         if not alpha.any():
             return Cutout(opened, alpha, opened.rgb)
         with stage("matte"):
@@ -133,7 +134,7 @@ class BackgroundRemover:
         """
         return find_subjects(self._matte(open_photo(photo)))
 
-    def _matte(self, photo: Photo) -> Pixels:
+    def _matte(self, photo: Photo, solid: bool = False) -> Pixels:
         """The network's matte at the photo's size; all 0 where there is no subject."""
         with stage("network"):
             (matte,) = self.engine(photo.for_network(SIDE)[np.newaxis])
@@ -150,7 +151,7 @@ class BackgroundRemover:
         save: Callable[[Cutout, Path], None],
         suffix: str = ".png",
         opening: Callable[[Path], AbstractContextManager[Photo]] = lambda path: nullcontext(open_photo(path)),
-        **options: bool,
+        **options: Any,
     ) -> Iterator[Outcome]:
         """Cut photos out one after the other, each saved before the next is opened.
 
@@ -184,7 +185,7 @@ class BackgroundRemover:
         save: Callable[[Cutout, Path], None],
         opening: Callable[[Any], AbstractContextManager[Photo]] = lambda path: nullcontext(open_photo(path)),
         count: int = MANY,
-        **options: bool,
+        **options: Any,
     ) -> Iterator[Outcome]:
         """Cut many photos out, as quickly as this machine can, each to the path that its task names.
 
@@ -233,7 +234,7 @@ class BackgroundRemover:
         task: Task,
         save: Callable[[Cutout, Path], None],
         opening: Callable[[Any], AbstractContextManager[Photo]],
-        options: dict[str, bool],
+        options: dict[str, Any],
     ) -> Outcome:
         """One photo of several, whatever becomes of it."""
         start, name = time.perf_counter(), Path(task.photo).name

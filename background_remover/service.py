@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from background_remover import monitoring
-from background_remover.choices import CHOICES, REFINE, YES, Choice
+from background_remover.choices import CHOICES, CUTS, YES
 from background_remover.cutout import Cutout, Finish
 from background_remover.keys import NO_KEY, TOO_OFTEN, WRONG_KEY, Keys
 from background_remover.messages import MEDIA, Asked, Made, Once, plain, read, refusing
@@ -35,7 +35,7 @@ from utilities import PhotoError
 
 IMAGE = ("image", "image_url")  # the photo as a file, and by its address
 BACKGROUND = ("background_image", "background_image_url")
-OWN_CHOICES = (*CHOICES, Choice("refine", bool, False, REFINE))
+OWN_CHOICES = (*CHOICES, *CUTS)
 DEFAULT = "png"
 
 NO_PHOTO = "There is no photo here: send it as the file 'image' of a form, as the body, or by 'image_url' in JSON."
@@ -117,23 +117,25 @@ class Service:
                 raise RefusedError(400, NO_PHOTO)
             background = await asked.upload(*BACKGROUND)
             with refusing():
-                finish, refine = self._choices(asked.fields, request.headers, background)
+                finish, cut = self._choices(asked.fields, request.headers, background)
             path = file_store().new_folder() / f"{asked.name}-{finish.output}{finish.suffix}"
-        made = await self.work(request, who, asked, path, lambda: self.make(photo, finish, refine, path))
+        made = await self.work(request, who, asked, path, lambda: self.make(photo, finish, cut, path))
         return Once(path, headers=allowed | self._headers(made, path), media_type=MEDIA[finish.format])
 
-    def make(self, photo: Upload, finish: Finish, refine: bool, path: Path) -> Made:
-        """A picture of a photo, in a file."""
+    def make(self, photo: Upload, finish: Finish, cut: dict[str, Any], path: Path) -> Made:
+        """A picture of a photo, cut out by what CUTS has, in a file. Raises PhotoError."""
         start = time.perf_counter()
         with turn(photo, finish) as opened:
-            cutout: Cutout = self.remover(opened.photo, refine=refine)
+            cutout: Cutout = self.remover(opened.photo, **cut)
             framed = opened.finish.frame(cutout)
             opened.finish.write(framed, path)
             height, width = framed.alpha.shape
         return Made(path, (width, height), cutout.found, round((time.perf_counter() - start) * 1000))
 
-    def _choices(self, fields: Mapping[str, Any], headers: Headers, background: Upload | None) -> tuple[Finish, bool]:
-        """What a request chooses. Raises PhotoError."""
+    def _choices(
+        self, fields: Mapping[str, Any], headers: Headers, background: Upload | None
+    ) -> tuple[Finish, dict[str, Any]]:
+        """What a request chooses of the look, and of the cut. Raises PhotoError."""
         known = {choice.name: choice for choice in OWN_CHOICES}
         for name in sorted(fields.keys() - known.keys() - {*IMAGE, *BACKGROUND}):
             raise PhotoError(f"There is no parameter '{name[:40]}': see /v1/openapi.json for those that there are.")
@@ -142,9 +144,9 @@ class Service:
             chosen = {name: known[name].read(value) for name, value in given.items()}
         except ValueError as error:
             raise PhotoError(str(error)) from None
-        refine = bool(chosen.pop("refine", False))
+        cut = {choice.name: chosen.pop(choice.name) for choice in CUTS if choice.name in chosen}
         chosen.setdefault("format", wanted_format(headers.get("accept", "")))
-        return Finish(**chosen, background_image=background), refine
+        return Finish(**chosen, background_image=background), cut
 
     def _headers(self, made: Made, path: Path) -> dict[str, str]:
         name = plain(path.name).replace("?", "_")

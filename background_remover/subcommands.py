@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from background_remover.choices import BACKGROUND_IMAGE, CHOICES, REFINE
-from background_remover.commands import finish_option, with_engine_options
+from background_remover.choices import BACKGROUND_IMAGE, CHOICES, CUTS
+from background_remover.commands import choice_option, taken, with_engine_options
 
 if TYPE_CHECKING:
     from background_remover.batch import Progress
@@ -60,7 +60,6 @@ def log_for_people() -> None:
 @click.argument("results", metavar="OUTPUT")
 @click.option("--matte", is_flag=True, help="the matte instead: the alpha alone, in grey")
 @click.option("--background-image", type=click.Path(), help=BACKGROUND_IMAGE)
-@click.option("--refine/--no-refine", default=False, help=REFINE)
 @click.option("--retry-failed", is_flag=True, help="do those again that were refused or have failed")
 @click.option("--plan", is_flag=True, help="say what it would take, from a few photos, and do nothing")
 @click.option("--address", help="a Ray cluster's, or 'auto' on one of its machines  [this machine alone]")
@@ -79,7 +78,6 @@ def batch_command(
     results: str,
     matte: bool,
     background_image: str | None,
-    refine: bool,
     retry_failed: bool,
     plan: bool,
     address: str | None,
@@ -112,8 +110,9 @@ def batch_command(
         ) from None
     from background_remover import EngineError, PhotoError, WeightsError
 
+    cut = taken(choices, CUTS)
     finish = make_finish(background_image, output="matte" if matte else "cutout", **choices)
-    order = Order(finish, weights=weights, device=device, precision=precision, refine=refine, seconds=timeout)
+    order = Order(finish, weights=weights, device=device, precision=precision, seconds=timeout, **cut)
     columns = Columns(column, id_column)
     with _ended_by_signals(), _Display() as display:
         try:
@@ -143,7 +142,9 @@ def batch_command(
     ctx.exit(SOME_FAILED if counts["failed"] or counts["refused"] or counts["missing"] else 0)
 
 
-batch_command.params[2:2] = [finish_option(choice) for choice in CHOICES if choice.name != "output"]
+# A box or a point is for one photo.
+OF_MANY = (*CHOICES, *(choice for choice in CUTS if choice.kind is bool))
+batch_command.params[2:2] = [choice_option(choice) for choice in OF_MANY if choice.name != "output"]
 
 
 def summary_of(counts: dict[str, int]) -> str:

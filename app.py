@@ -415,7 +415,7 @@ def build_api() -> None:
         cutout_out = picture("cutout")
         photos = photos_input(label="photos")
         refine, plain = gr.Checkbox(True, label="refine"), gr.Checkbox(label="refine")
-        which: list[Any] = [gr.Checkbox(label="solid"), gr.Textbox(label="box"), gr.Textbox(label="points")]
+        which: list[Any] = [gr.Checkbox(label="solid"), gr.Textbox("", label="box"), gr.Textbox("", label="points")]
         matte_in = photo_input(label="matte")
         finish: list[Any] = [
             background,

@@ -37,6 +37,8 @@ WHOLE, LEEWAY = 0.9, 0.05  # a subject that is so much in the box is cut off no 
 MINE = 0.5  # of a part's area: with less than this in the box it is another subject, which reaches into it
 AROUND = 0.25, 0.5  # of the photo's longer side: sides of what is looked at about a point where nothing was found
 
+NO_POINT = "A point is x and y in the photo's pixels, such as '120,80', or '120,80,0' for what is to go."
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -97,7 +99,7 @@ def read_points(given: str | Sequence[Sequence[float]] | None, shape: tuple[int,
 
     Raises PhotoError for what are no points, for too many, and for one beside the photo.
     """
-    rows: list[Any] = given.split() if isinstance(given, str) else list(given or ())
+    rows = _rows(given)
     if len(rows) > MAX_POINTS:
         raise PhotoError(f"These are more than {MAX_POINTS} points: leave some out.")
     points = []
@@ -105,7 +107,7 @@ def read_points(given: str | Sequence[Sequence[float]] | None, shape: tuple[int,
     for row in rows:
         numbers = _numbers(row)
         if numbers is None or len(numbers) not in (2, 3):
-            raise PhotoError("A point is x and y in the photo's pixels, such as '120,80', or '120,80,0' for what goes.")
+            raise PhotoError(NO_POINT)
         x, y = int(numbers[0]), int(numbers[1])
         if not (0 <= x < width and 0 <= y < height):
             raise PhotoError(f"A point lies outside the photo, which is {width} × {height} pixels: choose another.")
@@ -113,11 +115,21 @@ def read_points(given: str | Sequence[Sequence[float]] | None, shape: tuple[int,
     return tuple(points)
 
 
+def _rows(given: Any) -> list[Any]:
+    """Points one by one. Raises PhotoError."""
+    if isinstance(given, str):
+        return given.split()
+    try:
+        return [] if given is None else list(given)
+    except TypeError:
+        raise PhotoError(NO_POINT) from None
+
+
 def _numbers(given: Any) -> list[float] | None:
     """The numbers of a sequence, or of a text that has commas between them; None for anything else."""
     try:
         numbers = [float(part) for part in (given.split(",") if isinstance(given, str) else given)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return numbers if all(isfinite(number) and abs(number) < 1e9 for number in numbers) else None
 

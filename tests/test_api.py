@@ -64,18 +64,17 @@ LOOK = [
     ("shadow_direction", "Number", 135.0, False),
     ("clean", "Checkbox", False, False),
 ]
-REFINE = ("refine", "Checkbox", True, False)
-MATTE, CUTOUT = ("matte", "Image", None, True), ("cutout", "Image", None, True)
+REFINE, SOLID = ("refine", "Checkbox", True, False), ("solid", "Checkbox", False, False)
+SUBJECT = [SOLID, ("box", "Textbox", "", False), ("points", "Textbox", "", False)]
+CUT = [("refine", "Checkbox", False, False), *SUBJECT]
+MATTE, CUTOUT, ZIP = ("matte", "Image", None, True), ("cutout", "Image", None, True), ("zip", "File", None, True)
 CONTRACT = {
-    "/predict": ([IMAGE], [CUTOUT]),
-    "/remove_background": ([IMAGE, *BACKGROUND], [MATTE, CUTOUT]),
-    "/cutout": ([IMAGE, *BACKGROUND], [CUTOUT]),
-    "/matte": ([IMAGE, REFINE], [MATTE]),
+    "/predict": ([IMAGE, *CUT], [CUTOUT]),
+    "/remove_background": ([IMAGE, *BACKGROUND, *CUT], [MATTE, CUTOUT]),
+    "/cutout": ([IMAGE, *BACKGROUND, *CUT], [CUTOUT]),
+    "/matte": ([IMAGE, REFINE, *SUBJECT], [MATTE]),
     "/edit": ([IMAGE, ("matte", "Image", None, False), *LOOK], [CUTOUT]),
-    "/batch": (
-        [("photos", "File", None, True), REFINE, *LOOK],
-        [("zip", "File", None, True), ("report", "Json", None, True)],
-    ),
+    "/batch": ([("photos", "File", None, True), REFINE, *LOOK, SOLID], [ZIP, ("report", "Json", None, True)]),
 }
 
 
@@ -189,6 +188,16 @@ def test_matte_gives_the_matte_alone_refined_or_not(client, truth, remover):
     assert np.array_equal(pixels(path), remover(PERSON, refine=True).alpha)
     path = client.predict(handle_file(PERSON), refine=False, api_name="/matte")
     assert np.array_equal(pixels(path), truth.alpha)
+
+
+@pytest.mark.parametrize("name", ["/predict", "/remove_background", "/cutout", "/matte"])
+def test_every_door_takes_refinement_and_a_subject(client, remover, name):
+    chosen = {"refine": True, "box": "100,0,400,300", "points": "256,200"}
+    path = client.predict(handle_file(PERSON), **chosen, api_name=name)
+    got = pixels(path[0] if isinstance(path, tuple) else path)
+    assert np.array_equal(
+        got if name in ("/matte", "/remove_background") else got[..., 3], remover(PERSON, **chosen).alpha
+    )
 
 
 @pytest.mark.parametrize("background", ["#30a060", "blur", "rgb(1, 2, 3)"])

@@ -289,6 +289,7 @@ def test_what_is_older_or_truncated_or_unwanted_is_made_anew(cutout, remover, tm
         (["-o", "y.png/"], "y.png/x.png", Finish()),
         (["--format", "jpg", "--quality", "50"], "x-cutout.jpg", Finish(format="jpg", quality=50)),
         (["--matte", "--refine"], "x-matte.png", Finish(output="matte")),
+        (["--box", "60,0,250,190", "--points", "150,100 5,5,0"], "x-cutout.png", Finish()),
         (["--width", "64"], "x-cutout.png", Finish(width=64)),
         (["--background", "red", "--crop"], "x-cutout.png", Finish(background="red", crop=True)),
         (
@@ -303,7 +304,8 @@ def test_options_make_what_python_makes_of_them(cutout, remover, arguments, resu
     done = cutout(photo.name, *arguments)
     assert (done.exit_code, done.stdout) == (0, f"x.jpg -> {result}\n"), done.output
     buffer = io.BytesIO()
-    finish.save(remover(photo, refine="--refine" in arguments), buffer)
+    picked = {"box": "60,0,250,190", "points": "150,100 5,5,0"} if "--box" in arguments else {}
+    finish.save(remover(photo, refine="--refine" in arguments, **picked), buffer)
     assert Path(result).read_bytes() == buffer.getvalue()
 
 

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.middleware import Middleware
 
 from background_remover import monitoring, service
-from background_remover.choices import CHOICES
+from background_remover.choices import CHOICES, CUTS
 from background_remover.monitoring import Watch
 from background_remover.page.bodies import MAX_BYTES
 from background_remover.page.guard import Guard
@@ -108,7 +108,7 @@ def test_the_description_has_every_path_and_parameter(app_url):
     assert "head" not in paths["/health"]
     post = paths[PATH]["post"]
     told = {parameter["name"]: parameter["schema"] for parameter in post["parameters"]}
-    assert [*told] == [*(choice.name for choice in CHOICES), "refine"]
+    assert [*told] == [choice.name for choice in (*CHOICES, *CUTS)]
     assert told["format"]["enum"] == ["png", "webp", "jpg", "tif"]
     form = post["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
     assert {"image", "image_url", "background_image", *told} <= form.keys()

@@ -157,6 +157,21 @@ def test_refined_edges_are_those_of_the_library(ask, refined, truth):
     assert answer != saved(truth)
 
 
+@pytest.mark.parametrize(
+    "chosen", [{"box": "100,0,400,300"}, {"points": "256,300"}, {"points": "5,5,0", "refine": True}]
+)
+def test_a_subject_can_be_picked(ask, remover, chosen):
+    expected = saved(remover(PERSON, **chosen))
+    assert ask(params={name: str(value) for name, value in chosen.items()}).content == expected
+    assert ask(json={"image_url": data_url(PERSON)} | chosen).content == expected
+
+
+def test_a_box_beside_the_photo_is_refused(ask):
+    answer = ask(params={"box": "9000,0,9100,50"})
+    assert answer.status_code == 422
+    assert "512 × 512" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("how", ["files", "json", "query"])
 def test_a_background_image_fills_the_frame(ask, truth, clean, how):
     coffee, url = EXAMPLES / "coffee.jpg", data_url(EXAMPLES / "coffee.jpg")

@@ -121,9 +121,9 @@ def test_a_box_more_clicks_and_nothing_at_all(page, two, truth, remover):
     start_with(page, two)
     touch_up(page)
     drag(page, (0.6, 0.75), (0.75, 0.55))
-    wait_shows(page, "matte", truth["both"].matte)
     strokes = page.evaluate("page.stage.state().strokes")
     masks = paint(read_strokes(strokes), SIZE[::-1])
+    wait_shows(page, "matte", truth["both"].touched_up(*masks).matte)
     picker(page)
     drag(page, (0.99, 0.97), (0.55, 0.2))
     box = [share * side for share, side in zip(pick_of(page)["box"], SIZE * 2, strict=True)]
@@ -207,7 +207,8 @@ def test_whole_subjects_are_asked_for_with_the_pick_and_on_the_next_visit(page, 
 
     def subjects() -> list[list[Any]]:
         """What on_subject was given: the switch stands behind that for the edges."""
-        return [data for data in asked if isinstance(data[0], dict) and len(data) > 2 and isinstance(data[2], bool)]
+        states = [data for data in asked if isinstance(data[0], dict) and "pick" in data[0]]
+        return [data for data in states if isinstance(data[2], bool)]
 
     page.on("request", note)
     upload(page, two)
@@ -240,6 +241,7 @@ def test_one_of_several_photos_keeps_what_was_picked_in_the_editor(browser, app_
         tile.locator(".open").click()
         expect(page.locator("#status")).to_contain_text("Done in", timeout=PATIENCE)
         picker(page)
+        expect(page.locator("#cutout .outlines button")).to_have_count(2)
         click(page, "cat")
         wait_shows(page, "cutout", truth["cat"].image)
         page.locator("#back").click()

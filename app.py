@@ -21,7 +21,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +34,19 @@ from background_remover import (
     Cutout,
     EngineError,
     Finish,
-    PhotoError,
     WeightsError,
     monitoring,
 )
 from background_remover.choices import BACKGROUND_IMAGE, TEXTS
 from background_remover.compositing import BLUR
 from background_remover.framing import MARGIN
-from background_remover.page import gradio_overrides, several
+from background_remover.page import editing, gradio_overrides, several
 from background_remover.page.blocks import CheckedBlocks
 from background_remover.page.bodies import MAX_BYTES, MAX_FILES, fetch_upload
 from background_remover.page.components import (
     THEME,
     about,
     custom,
-    describe,
-    findings_text,
     head,
     in_order,
     link_tags,
@@ -63,42 +59,32 @@ from background_remover.page.components import (
 )
 from background_remover.page.controls import (
     PRIVATE,
-    advice,
+    SOLID,
     apply_presets,
     background_controls,
     format_control,
     frame_controls,
     preset_control,
     read_controls,
-    read_preset,
     shadow_controls,
 )
 from background_remover.page.guard import client_address, listeners
 from background_remover.page.pictures import (
-    PREVIEW,
-    make_file,
-    open_cutout,
     recent,
     save_cutout,
     save_matte,
-    save_preview,
-    show_result,
-    show_view,
 )
 from background_remover.page.requests import by_name, plain_errors, plainly
-from background_remover.page.state import Work, read_number, read_state
+from background_remover.page.state import read_number
 from background_remover.page.turns import (
     BatchTurns,
     check_count,
     check_wanted,
-    open_upload,
-    page_turn,
     sandbox,
     scheduler,
     turn,
 )
 from background_remover.page.words import words_routes
-from background_remover.presets import check
 from background_remover.routes import routes
 from background_remover.scheduler import WAITING, Kind
 from background_remover.shadows import DIRECTION, SHADOWS, SOFTNESS, STRENGTH
@@ -279,88 +265,42 @@ def batch(
 
 
 # --- the page -------------------------------------------------------------------------------------------
-# What follows a photo is derived from the upload and the network's matte of it, so that no change asks it again.
+# What follows a photo is derived from the upload and the network's matte of it, so that few changes ask it again.
 # Handlers give values by the names of components, see `by_name`; `*controls` are those of `read_controls`.
 
 
-def refused(reason: str, *inputs: Any) -> dict[str, Any]:
-    """The page where a change came to nothing: the sentence that says why, and no download."""
-    number = max(map(read_number, inputs))
-    return {"status": status_text(reason, bad=True), "cutout": {"answered": number, "failed": True}}
+@plainly("photo", on_page=True, refused=editing.refused)
+def on_photo(photo: Upload | None, sent: Any, refine: bool, solid: bool, *controls: Any) -> dict[str, Any]:
+    """A new photo."""
+    return (
+        {}
+        if photo is None
+        else editing.new_photo(remover, photo, sent, refine=refine, solid=bool(solid), controls=controls)
+    )
 
 
-@plainly("photo", on_page=True, refused=refused)
-def on_photo(photo: Upload | None, sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
-    """A new photo: the only handler of this tab that runs the network."""
-    state = read_state(sent)
-    if photo is None:
-        return {}
-    start = time.perf_counter()
-    finish = read_controls(*controls)
-    with page_turn(photo, finish):
-        rough = remover(open_upload(photo), foreground=False)
-        small = rough.preview(PREVIEW).photo
-        work = Work(photo, save_matte(rough, photo), save_preview(small.opaque(), photo, "preview", small.icc))
-        pair = open_cutout(work, refine, (), rough)
-        state = state._replace(work=work, strokes=(), have="")
-        try:
-            shown = show_result(state, work, pair, finish, refine)
-        except PhotoError as error:  # a control can't be as it is; the photo stays, and takes the next change
-            shown, failed = show_result(state, work, pair, Finish(), refine), refused(str(error), sent)
-            return {"photo": work.preview} | shown | failed | {"cutout": shown["cutout"] | failed["cutout"]}
-    value = shown["cutout"]
-    value["took"] = time.perf_counter() - start
-    status = describe(finish, value, value["took"], advice(*controls))
-    return {"photo": work.preview, "status": status} | shown
+@plainly("photo", on_page=True, refused=editing.refused_subject)
+def on_subject(sent: Any, refine: bool, solid: bool, *controls: Any) -> dict[str, Any]:
+    """Another subject of the photo: with a new photo all that runs the network for this tab."""
+    return editing.new_subject(remover, sent, refine=refine, solid=bool(solid), controls=controls)
 
 
-@plainly("edit", on_page=True, refused=refused)
+@plainly("edit", on_page=True, refused=editing.refused)
 def on_look(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
     """Another look of the same photo: its background, its frame, its edges, or what the brush changed."""
-    state = read_state(sent)
-    if state.work is None:
-        return {}
-    start = time.perf_counter()
-    finish = read_controls(*controls)
-    with page_turn(state.work.photo, finish):
-        pair = open_cutout(state.work, refine, state.strokes)
-        shown = show_result(state, state.work, pair, finish, refine)
-    value = shown["cutout"]
-    value["took"] = time.perf_counter() - start
-    return {"status": describe(finish, value, value["took"], advice(*controls))} | shown
+    return editing.new_look(sent, refine, controls)
 
 
 @plainly("edit")
 def on_zoom(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
     """The full pixels of what is in view."""
-    state = read_state(sent)
-    if state.work is None:
-        return {}
-    finish = read_controls(*controls)
-    with page_turn(state.work.photo, finish):
-        return show_view(state, state.work, refine, finish)
+    return editing.view(sent, refine, controls)
 
 
-@plainly("edit", refused=lambda reason, *_: {"status": status_text(reason, bad=True), "made": None})
+@plainly("edit", refused=editing.refused_file)
 def on_file(sent: Any, refine: bool, *controls: Any) -> dict[str, Any]:
     """The file itself, for the download, the clipboard, or to say how large it is."""
-    state = read_state(sent)
-    if state.work is None:
-        return {"made": None}
-    finish = read_controls(*controls)
-    if "mask" in (state.mode, state.task):
-        finish = replace(finish, background="transparent", background_image=None, output="matte")
-    if state.task:
-        finish = replace(finish, format="png", quality=None)
-    preset = read_preset(*controls)
-    with page_turn(state.work.photo, finish):
-        made = make_file(state, state.work, refine, finish)
-        findings = check(Path(made["file"]["path"]), preset) if preset and finish.output == "cutout" else []
-    if state.task:
-        return {"made": made}
-    status = describe(finish, made, state.took, advice(*controls))
-    told = findings_text(preset, findings) if preset and findings else ""
-    return {"made": made, "status": status, "check": told}
+    return editing.file(sent, refine, controls)
 
 
 async def on_link(address: str, request: gr.Request) -> dict[str, Any]:
@@ -452,10 +392,11 @@ def build_one() -> list[Any]:
             photo = photo_input(label="Photo", elem_id="photo", sources=["upload", "clipboard", "webcam"])
             with gr.Column(elem_classes=["pane"], elem_id="matte-pane", min_width=0):
                 matte = picture("Mask", elem_id="matte")
-            cutout = custom("stage", elem_id="cutout")
+            cutout = custom("stage", "brush", "picker", elem_id="cutout")
         with gr.Row(elem_classes=["bar"]):
             status = status_line("status")
             refine = gr.Checkbox(True, label="Refine edges", container=False, elem_id="refine", min_width=120)
+            solid = gr.Checkbox(SOLID, label="Whole subject", container=False, elem_id="solid", min_width=120)
             download_format = format_control()
             copy = gr.Button("Copy", interactive=False, elem_id="copy", min_width=80)
             download = gr.Button("Download", variant="primary", interactive=False, elem_id="download", min_width=150)
@@ -478,10 +419,11 @@ def build_one() -> list[Any]:
     lost = {"fn": None, "js": "() => page.stage.failed()"} | LOCAL
     inputs: list[Any] = [cutout, refine, *controls]
     everything = {"photo": photo} | shown
+    again = {"solid": solid} | shown
     photo.change(None, photo, [matte, status, check_line], js="(photo) => page.change(photo)", **LOCAL)
     photo.change(
         by_name(on_photo, everything),
-        [photo, *inputs],
+        [photo, cutout, refine, solid, *controls],
         list(everything.values()),
         js="(photo, _, ...rest) => [photo, page.stage.state(), ...rest]",
         trigger_mode="multiple",  # else the browser keeps a newer photo back until the one before is done
@@ -489,15 +431,25 @@ def build_one() -> list[Any]:
     ).failure(**lost)
     changes = [refine.input, *(control.change for control in controls)]
     settings = gr.BrowserState(storage_key="background-remover-settings", secret="of nobody")  # noqa: S106
-    gr.on(changes, None, inputs[1:], settings, js="(...values) => page.ask() || [values]", **LOCAL)
-    demo.load(None, settings, inputs[1:], js=f"(values) => page.settings(values, {len(inputs) - 1})", **LOCAL)
-    cutout.opened(None, None, photo, js="() => page.stage.photo()", **LOCAL)
+    kept = [*inputs[1:], solid]
+    gr.on(changes, None, kept, settings, js="(...values) => page.ask() || [values]", **LOCAL)
+    solid.input(None, kept, settings, js="(...values) => page.stage.pickAnew() || [values]", **LOCAL)
+    demo.load(None, settings, kept, js=f"(values) => page.settings(values, {len(kept)})", **LOCAL)
+    cutout.opened(None, None, [photo, solid], js="() => page.stage.opening()", **LOCAL)
     gr.on(
         [cutout.input, *changes],
         by_name(on_look, shown),
         inputs,
         list(shown.values()),
         trigger_mode="always_last",
+        **STATE,
+        **QUIET,
+    ).failure(**lost)
+    cutout.picked(
+        by_name(on_subject, again),
+        [cutout, refine, solid, *controls],
+        list(again.values()),
+        trigger_mode="multiple",
         **STATE,
         **QUIET,
     ).failure(**lost)

@@ -47,6 +47,7 @@ class Subject:
     box: Box  # left, top, right and bottom in pixels of the photo
     share: float  # of the photo's area, 0 to 1
     confidence: float  # how sure the network is that this is subject: its mean alpha, 0.5 to 1
+    place: tuple[int, int]  # x and y of a pixel well inside it, which as a point picks it
 
 
 def find_subjects(alpha: Pixels) -> list[Subject]:
@@ -56,7 +57,7 @@ def find_subjects(alpha: Pixels) -> list[Subject]:
     for number in parts.by_area():
         own = parts.cores == number
         share, confidence = parts.areas[number] / own.size, parts.small[own].mean() / 255
-        found.append(Subject(parts.box(number), float(share), float(confidence)))
+        found.append(Subject(parts.box(number), float(share), float(confidence), parts.place(number)))
     return found
 
 
@@ -281,6 +282,13 @@ class _Parts:
         down, across = (whole / small for whole, small in zip(self.shape, self.cores.shape, strict=True))
         right, bottom = left + width, top + height
         return round(left * across), round(top * down), round(right * across), round(bottom * down)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The pixel of a part that is farthest from its edge, in the photo's pixels."""
+        inside = cv2.copyMakeBorder((self.cores == number).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        row, column = np.unravel_index(cv2.distanceTransform(inside, cv2.DIST_L2, 3).argmax(), inside.shape)
+        down, across = (whole / small for whole, small in zip(self.shape, self.cores.shape, strict=True))
+        return int((column - 0.5) * across), int((row - 0.5) * down)
 
     def areas_in(self, box: Box) -> NDArray[np.int64]:
         """How much of each part is in a box, in the copy's pixels."""

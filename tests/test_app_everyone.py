@@ -66,6 +66,9 @@ def test_axe_finds_nothing_serious_in_any_state(browser, app_url, axe, bad_files
         page.locator("#about summary").click()
         touch_up(page)
         assert findings(page, axe) == []
+        page.locator("#cutout .picker").click()
+        expect(page.locator("#cutout .outlines button")).to_have_count(1)
+        assert findings(page, axe) == []
         upload(page, bad_files["text.jpg"])
         expect(page.locator("#status")).to_contain_text(SENTENCES["text.jpg"], timeout=PATIENCE)
         assert findings(page, axe) == []

@@ -441,5 +441,5 @@ def test_what_the_page_keeps_of_a_visitor_is_theirs_alone(browser, app_url):
         start_with(page, PERSON)
         expect(page.locator("#status")).to_contain_text("kB")
         (kept,) = json.loads(page.evaluate("localStorage.getItem('background-remover-recent')"))
-        assert kept.keys() == {"work", "strokes", "name", "picture", "photo", "time"}
+        assert kept.keys() == {*["work", "strokes", "name", "picture", "photo", "time", "pick", "solid", "subjects"]}
         assert "data:" not in json.dumps(kept)

@@ -217,6 +217,9 @@ def test_the_page_is_in_the_language_of_the_browser(browser, app_url, refined, l
     choose(page, "shadow", say("Drop"))
     page.locator("#cutout .brush").click()
     expect(page.locator("#direction")).to_contain_text(say("Direction, degrees"))
+    assert left_in_english(page, code) == []
+    page.locator("#cutout .picker").click()
+    expect(page.get_by_role("button", name=say("Subject {0}").replace("{0}", "1"), exact=True)).to_be_visible()
     page.locator("#width input").fill("9000")
     page.keyboard.press("Tab")
     error = HOLE.split(say("A canvas of {0} × {1} can't be made: choose 1 to {2} pixels a side, without fractions."))

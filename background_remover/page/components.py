@@ -24,6 +24,7 @@ from background_remover.page.files import Upload, file_store, read_names
 from background_remover.page.requests import plain_errors
 from background_remover.page.words import LANGUAGES
 from background_remover.presets import Finding, Preset
+from background_remover.subjects import MAX_POINTS
 from background_remover.weights import Weights
 
 ASSETS = Path(__file__).parent
@@ -160,11 +161,13 @@ def size_text(byte_count: int) -> str:
     return f"{byte_count / 1e3:.0f} kB" if byte_count < 999_500 else f"{byte_count / 1e6:.1f} MB"
 
 
-def custom(name: str, **kwargs: Any) -> gr.HTML:
-    """A component of our own: the HTML, the styles and the script of that name beside this file."""
-    html_template, css_template, js_on_load = (
-        (ASSETS / f"{name}.{part}").read_text() for part in ("html", "css", "js")
-    )
+def custom(name: str, *scripts: str, **kwargs: Any) -> gr.HTML:
+    """A component of our own: the HTML, the styles and the script of that name beside this file.
+
+    The other `scripts` become one with it, before it: they define what it uses.
+    """
+    html_template, css_template = ((ASSETS / f"{name}.{part}").read_text() for part in ("html", "css"))
+    js_on_load = "\n".join((ASSETS / f"{script}.js").read_text() for script in (*scripts, name))
     return gr.HTML(
         None,
         html_template=html_template,
@@ -188,7 +191,7 @@ def link_tags(title: str, text: str, picture: str) -> str:
 
 def head(lifetime: float) -> str:
     """What stands in the page's head, before all its parts, which share it; files are kept for `lifetime` seconds."""
-    limits = {"bytes": MAX_BYTES, "files": MAX_FILES, "seconds": lifetime}
+    limits = {"bytes": MAX_BYTES, "files": MAX_FILES, "points": MAX_POINTS, "seconds": lifetime}
     parts = "\n".join((ASSETS / name).read_text() for name in ("words.js", "page.js"))
     script = f"const LANGUAGES = {json.dumps(LANGUAGES)};\n{parts}\npage.limits = {json.dumps(limits)};"
     # Gradio would have this rule for what is within the page alone: the button for the download covers what is there.

@@ -31,6 +31,7 @@ DOWNLOADS: dict[str, tuple[str, int | None]] = {  # format and quality
     "WebP small": ("webp", 90),
     "JPEG": ("jpg", None),
 }
+SOLID = False  # whether 'Whole subject' is on until a visitor chooses
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
 

@@ -56,10 +56,13 @@ window.page = {
     return [{ ...button, value: text }, button];
   },
 
-  // What was chosen last time, for the controls, in Gradio's words; nothing is lost by a reload.
+  // What was chosen last time, for the controls, in Gradio's words; nothing is lost by a reload. The last is the switch
+  // for whole subjects, which a photo that is there by now has set already.
   settings(values, count) {
     const nothing = { __type__: "update" };
-    return Array.from({ length: count }, (_, place) => (values?.length === count && values[place] !== null ? values[place] : nothing));
+    const known = values?.length === count ? values : [];
+    const found = Array.from({ length: count }, (_, place) => known[place] ?? nothing);
+    return this.stage?.state().work ? [...found.slice(0, -1), nothing] : found;
   },
 
   // --- the last results of this browser, while the server has their files ---
@@ -252,6 +255,7 @@ document.documentElement.classList.toggle("at-home", /^(localhost|127\.[\d.]+|\[
     set("#matte img", "alt", page.say("The mask: white is the subject, black the background"));
     set("#matte .image-container > button", "aria-label", page.say("Mask"));
     set(".empty[aria-label]", "role", "img");
+    set("#solid label", "title", page.say("Makes wide parts that came out half transparent whole; not for glass or smoke."));
     set("#examples button:has(img)", "aria-label", (button) => page.say("Example: {0}", file(button.querySelector("img"))));
     set("fieldset input[type=radio]", "tabindex", (radio) => {
       const chosen = radio.closest("fieldset").querySelector("input:checked");

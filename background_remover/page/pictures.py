@@ -51,7 +51,7 @@ def open_cutout(work: Work, refine: bool, strokes: tuple[Stroke, ...], rough: Cu
 
     def make() -> Pair:
         if strokes:
-            cutout, _ = open_cutout(work, refine, ())
+            cutout, _ = open_cutout(work, refine, (), rough)
             cutout = cutout.touched_up(*paint(strokes, cutout.photo.shape))
         elif rough:
             cutout = Cutout.from_matte(rough.photo, rough.alpha, refine=refine)
@@ -80,9 +80,9 @@ def frame_of(finish: Finish) -> tuple[Any, ...]:
     return (finish.clean, *frame) if finish.clean else frame
 
 
-def look_of(refine: bool, strokes: tuple[Stroke, ...], finish: Finish) -> str:
+def look_of(matte: Upload, refine: bool, strokes: tuple[Stroke, ...], finish: Finish) -> str:
     """A short name of what the matte and the frame of a result depend on."""
-    return hashlib.sha256(repr((refine, strokes, frame_of(finish))).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((matte, refine, strokes, frame_of(finish))).encode()).hexdigest()[:16]
 
 
 def save_preview(pixels: Pixels, photo: Upload, what: str, icc: bytes | None = None) -> str:
@@ -121,7 +121,7 @@ def show_result(state: State, work: Work, pair: Pair, finish: Finish, refine: bo
         "enlarged": enlargement(pair[0], finish),
         "found": pair[0].found,
         "css": finish.background if plain and finish.background != "transparent" else "transparent" if plain else "",
-        "look": look_of(refine, state.strokes, finish),
+        "look": look_of(work.matte, refine, state.strokes, finish),
         "taken": len(state.strokes),
     }
     if value["look"] == state.have:

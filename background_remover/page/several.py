@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from background_remover.cutout import Cutout, Finish
 from background_remover.encoding import safe_stem
 from background_remover.page.bodies import MAX_FILES
+from background_remover.page.editing import outlines
 from background_remover.page.files import Upload, file_store
 from background_remover.page.pictures import (
     PREVIEW,
@@ -165,6 +166,7 @@ def cut(remover: Remover, tile: Tile, finish: Finish) -> Outcome:
         small = rough.preview(PREVIEW).photo
         preview = save_preview(small.opaque(), tile.photo, "preview", small.icc)
         work = {"work": Work(tile.photo, save_matte(rough, tile.photo), preview)._asdict()}
+        work["subjects"] = outlines(rough.alpha)  # for the editor
         if not rough.found:
             return work | {"reason": NO_SUBJECT}
         cutout = Cutout.from_matte(rough.photo, rough.alpha, refine=True)

@@ -1,14 +1,14 @@
-// The result, large: cutout, before and after, or mask; zoom and pan, with the full pixels of what is in view; the brush.
+// The result, large: cutout, before and after, or mask; zoom and pan, with the full pixels of what is in view.
+// `brush.js` and `picker.js` are one script with this.
 //
 // The server sends what it has made as `value`:
 //   {answered, work: {photo, matte, preview}, cutout, before, mask, alpha, size, whole, taken, css, look, took}
-// of which what has not changed may be missing, and `state` is what all handlers are given, see `page/state.py`. A stroke is
-// {keep, width, points: [[x, y], ...]} in shares of the photo, so that it is sharp at its full size.
+// of which what has not changed may be missing, and with a matte that the network has just made {pick, solid, subjects},
+// see `picker.js`. `state` is what all handlers are given, see `page/state.py`.
 const at = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
 const [view, sheet, result, canvas, divider] = [".view", ".sheet", ".result", "canvas", ".divider"].map(at);
-const [after, before, mask, painting] = [".after", ".before", ".mask", ".painting"].map(at);
-const colours = { true: "rgba(16, 185, 129, 0.65)", false: "rgba(239, 68, 68, 0.65)" };
+const [after, before, mask, painting, outlines] = [".after", ".before", ".mask", ".painting", ".outlines"].map(at);
 const PREVIEW = 1600; // pixels: the longer side of what is shown
 const CLOSEST = 8; // screen's pixels for one of the picture's, at most
 const LATER = 250; // ms without a change after which the full pixels are asked for
@@ -18,11 +18,7 @@ const WEIGH = 600; // and the file itself is made, to say how large it is
 let shown = null; // the last value with pictures
 let work = null;
 let answered = 0;
-let strokes = [];
-let undone = [];
 let mode = "cutout";
-let stroke = null;
-let hover = null; // where the brush is, to show its size
 let zoom = 1; // times what fits
 let [left, top] = [0, 0]; // of the sheet in the view, in its pixels
 let wanted = null; // what part of the picture the full pixels are asked for
@@ -36,14 +32,13 @@ let waiting = null; // for a file: {resolve, what, mode, asked}
 
 const blur = () => all(".detail").forEach((layer) => put(layer, "")); // without the full pixels
 const put = (layer, url) => (layer.style.backgroundImage = url ? `url("${url}")` : "none");
-const paints = () => at(".brush").getAttribute("aria-pressed") === "true";
 const ready = () => Boolean(work && shown && answered === page.asked);
 const paths = (files) => Object.fromEntries(Object.entries(files).map(([name, found]) => [name, found.path]));
 
 // --- what is asked for, and what has come ---
 
 page.stage = {
-  state: () => ({ asked: page.asked, work, strokes, mode, view: wanted, task, took, have: shown?.look || "" }),
+  state: () => ({ asked: page.asked, work, strokes, mode, view: wanted, task, took, have: shown?.look || "", ...subject() }),
   locked: () => locked,
   wait() {
     file = null;
@@ -54,7 +49,9 @@ page.stage = {
     clearTimeout(weigh);
     waiting?.resolve(null); // it was of the last photo
     [work, shown, file, waiting, task, strokes, undone, took] = [null, null, null, null, "", [], [], 0];
+    recall({});
     paint(false);
+    choosing(false);
     element.closest(".editor")?.classList.toggle("full", Boolean(photo));
     sheet.hidden = true;
     result.remove();
@@ -67,6 +64,7 @@ page.stage = {
   // Nothing else comes for the newest change, or for what was to be a file.
   failed() {
     answered = -1;
+    stay();
     busy(false);
     page.stage.made(null);
     lock();
@@ -103,16 +101,19 @@ page.stage = {
     }
     lock();
   },
-  // Something from before: {work, strokes, photo}.
+  // Something from before: {work, strokes, photo}, and what `subject` gives.
   open(one) {
     page.asked += 1;
     page.stage.begin(true, "Opening…");
     [work, strokes, opened] = [one.work, one.strokes || [], one.photo];
+    recall(one);
     history();
     trigger("opened");
     trigger("input");
   },
-  photo: () => opened || { __type__: "update" },
+  // For the photo and the switch for whole subjects, in Gradio's words.
+  opening: () => [opened || { __type__: "update" }, made.solid],
+  pickAnew,
 };
 
 function lock() {
@@ -131,19 +132,28 @@ function busy(on, what = "") {
 function show() {
   const value = props.value;
   if (!value?.answered) return;
+  // a look that was asked for before there was another matte
+  if (work && value.work && !value.pick && value.work.matte.path !== work.matte) return goOn();
   if (value.work) work = paths(value.work);
   answered = value.answered;
   took = value.took || 0;
+  settlePick(value);
   if (value.cutout) shown = { ...shown, ...value };
   if (value.cutout) picture();
   if (value.failed) return page.stage.refused(answered);
-  if (answered === page.asked) {
-    busy(false);
-    lock();
-    look();
-    clearTimeout(weigh);
-    weigh = setTimeout(() => ready() && !waiting && trigger("settled"), WEIGH);
-  } else trigger("input"); // something was changed meanwhile
+  if (answered !== page.asked) return goOn();
+  busy(false);
+  lock();
+  look();
+  if (!value.missed) weighLater(); // which would take away what is said of it
+}
+
+// Something was changed meanwhile.
+const goOn = () => (due ? askNetwork() : trigger("input"));
+
+function weighLater() {
+  clearTimeout(weigh);
+  weigh = setTimeout(() => ready() && !waiting && trigger("settled"), WEIGH);
 }
 
 function picture() {
@@ -165,7 +175,7 @@ function picture() {
   sheet.hidden = false;
   at(".none").hidden = true;
   element.closest(".editor")?.classList.add("full");
-  page.remember({ work, strokes, name: shown.name, picture: shown.cutout.url, photo: shown.work.preview });
+  page.remember({ work, strokes, ...subjectMade(), name: shown.name, picture: shown.cutout.url, photo: shown.work.preview });
   history();
   fit();
   draw();
@@ -173,7 +183,16 @@ function picture() {
 
 // --- zoom and pan ---
 
-const shape = () => (paints() ? shown?.whole : shown?.size) || [4, 3];
+// Whether the photo is seen, all of it, with what is done to it.
+const whole = () => paints() || picks();
+
+function over() {
+  painting.hidden = !whole();
+  element.classList.toggle("over", whole());
+  fit();
+}
+
+const shape = () => (whole() ? shown?.whole : shown?.size) || [4, 3];
 
 function measure() {
   const [width, height] = shape();
@@ -217,7 +236,7 @@ function zoomTo(value, x = view.clientWidth / 2, y = view.clientHeight / 2) {
 
 // The full pixels of what is in view, once the preview has too few.
 function look() {
-  if (!ready() || paints()) return;
+  if (!ready() || whole()) return;
   const [width, height] = shape();
   if (Math.max(width, height) <= PREVIEW || density() * Math.max(width, height) < PREVIEW * 1.05) {
     return blur();
@@ -232,7 +251,7 @@ function look() {
 // --- before and after ---
 
 function split() {
-  const compare = mode === "compare" && !sheet.hidden && !paints();
+  const compare = mode === "compare" && !sheet.hidden && !whole();
   divider.hidden = at(".line").hidden = !compare;
   if (!compare) {
     after.style.clipPath = before.style.clipPath = "";
@@ -253,8 +272,7 @@ function choose(now) {
   if (work) {
     file = null; // a mask is another file
     lock();
-    clearTimeout(weigh);
-    weigh = setTimeout(() => ready() && !waiting && trigger("settled"), WEIGH);
+    weighLater();
   }
   fit();
 }
@@ -264,71 +282,18 @@ function original(on) {
   element.classList.toggle("shows-photo", on);
 }
 
-// --- the brush ---
+// --- pointers: one paints, picks, moves or holds; two zoom ---
 
-function paint(on) {
-  at(".brush").setAttribute("aria-pressed", on);
-  at(".touch").hidden = painting.hidden = canvas.hidden = !on;
-  element.classList.toggle("paints", on);
-  fit();
-  draw();
-}
-
-function draw() {
-  if (canvas.hidden) return;
-  const { width, height } = sheet.getBoundingClientRect();
-  const dense = Math.min(window.devicePixelRatio || 1, 4096 / Math.max(width, height, 1));
-  canvas.width = width * dense;
-  canvas.height = height * dense;
-  const brush = canvas.getContext("2d");
-  brush.lineCap = brush.lineJoin = "round";
-  const done = shown?.taken || 0;
-  for (const line of [...strokes.slice(done), ...(stroke ? [stroke] : [])]) {
-    brush.strokeStyle = colours[line.keep];
-    brush.lineWidth = line.width * Math.max(canvas.width, canvas.height);
-    brush.beginPath();
-    const [first] = line.points;
-    brush.moveTo(first[0] * canvas.width, first[1] * canvas.height);
-    for (const [x, y] of line.points) brush.lineTo(x * canvas.width, y * canvas.height);
-    brush.stroke();
-  }
-  if (!hover) return;
-  brush.lineWidth = dense;
-  for (const [colour, more] of [["#fff", 0], ["#000", dense]]) {
-    brush.strokeStyle = colour;
-    brush.beginPath();
-    const radius = (brushWidth() * Math.max(canvas.width, canvas.height)) / 2;
-    brush.arc(hover[0] * canvas.width, hover[1] * canvas.height, radius + more, 0, 2 * Math.PI);
-    brush.stroke();
-  }
-}
-
-const keeps = () => at("input[value=keep]").checked;
-const brushWidth = () => at(".width").value / 100 / zoom; // as a share of the longer side
-
-function history() {
-  at(".undo").disabled = at(".clear").disabled = !strokes.length;
-  at(".redo").disabled = !undone.length;
-}
-
-function send(now, again = []) {
-  [strokes, undone] = [now, again];
-  history();
-  draw();
-  page.ask();
-  trigger("input");
-}
-
-const undo = () => strokes.length && send(strokes.slice(0, -1), [strokes.at(-1), ...undone]);
-const redo = () => undone.length && send([...strokes, undone[0]], undone.slice(1));
+const inside = ({ clientX: x, clientY: y }) => {
+  const box = sheet.getBoundingClientRect();
+  return box.left <= x && x <= box.right && box.top <= y && y <= box.bottom;
+};
 
 function point(event) {
-  const box = canvas.getBoundingClientRect();
+  const box = sheet.getBoundingClientRect();
   const share = (value) => Math.round(Math.min(1, Math.max(0, value)) * 1e5) / 1e5;
   return [share((event.clientX - box.left) / box.width), share((event.clientY - box.top) / box.height)];
 }
-
-// --- pointers: one paints, moves or holds; two zoom ---
 
 const pointers = new Map();
 let pinch = null;
@@ -342,13 +307,14 @@ view.addEventListener("pointerdown", (event) => {
   pointers.set(event.pointerId, place(event));
   if (pointers.size === 2) {
     stroke = null;
+    stretch(null);
     const [[x0, y0], [x1, y1]] = [...pointers.values()];
     pinch = { apart: Math.hypot(x1 - x0, y1 - y0), zoom };
   } else if (paints() && event.isPrimary) {
     event.preventDefault();
     stroke = { keep: keeps(), width: brushWidth(), points: [point(event)] };
-  }
-  if (zoom > 1 || paints() || pointers.size === 2) view.setPointerCapture(event.pointerId);
+  } else if (picks() && event.isPrimary) stretch([point(event), point(event)]);
+  if (zoom > 1 || whole() || pointers.size === 2) view.setPointerCapture(event.pointerId);
   draw();
 });
 view.addEventListener("pointermove", (event) => {
@@ -357,6 +323,7 @@ view.addEventListener("pointermove", (event) => {
     if (stroke) stroke.points.push(...(event.getCoalescedEvents?.() || [event]).map(point));
     draw();
   }
+  if (band && event.isPrimary) stretch([band[0], point(event)]);
   const was = pointers.get(event.pointerId);
   if (!was) return;
   const now = place(event);
@@ -365,7 +332,7 @@ view.addEventListener("pointermove", (event) => {
     const [[x0, y0], [x1, y1]] = [...pointers.values()];
     zoomTo((pinch.zoom * Math.hypot(x1 - x0, y1 - y0)) / Math.max(1, pinch.apart), (x0 + x1) / 2, (y0 + y1) / 2);
   }
-  if ((!paints() || pinch) && zoom > 1) {
+  if ((!whole() || pinch) && zoom > 1) {
     left += (now[0] - was[0]) / pointers.size;
     top += (now[1] - was[1]) / pointers.size;
     fit();
@@ -374,6 +341,7 @@ view.addEventListener("pointermove", (event) => {
 function lift(event) {
   pointers.delete(event.pointerId);
   if (pointers.size < 2) pinch = null;
+  if (band && event.isPrimary) event.type === "pointerup" ? choosePart(event) : stretch(null);
   if (!stroke || !event.isPrimary) return;
   const painted = stroke;
   stroke = null;
@@ -397,7 +365,7 @@ view.addEventListener(
   { passive: false },
 );
 view.addEventListener("dblclick", (event) => {
-  if (!sheet.hidden && !paints()) zoomTo(zoom > 1 ? 1 : zoom / density(), ...place(event));
+  if (!sheet.hidden && !whole()) zoomTo(zoom > 1 ? 1 : zoom / density(), ...place(event));
 });
 
 // --- buttons and keys ---
@@ -409,6 +377,11 @@ at(".out").addEventListener("click", () => zoomTo(zoom / 1.5) || draw());
 at(".fit").addEventListener("click", () => zoomTo(zoom > 1 ? 1 : zoom / density()) || draw());
 at(".new").addEventListener("click", () => document.querySelector("#photo input[type=file]")?.click()); // the camera has none
 at(".brush").addEventListener("click", () => work && paint(!paints()));
+at(".picker").addEventListener("click", () => work && shown && choosing(!picks()));
+at(".everything").addEventListener("click", () => {
+  at(".picker").focus(); // the button itself goes
+  pickOut(ALL);
+});
 at(".undo").addEventListener("click", undo);
 at(".redo").addEventListener("click", redo);
 at(".clear").addEventListener("click", () => send([]));
@@ -430,7 +403,8 @@ element.addEventListener("keydown", (event) => {
   else if (paints() && (key === "[" || key === "]")) {
     width.value = Number(width.value) + (key === "]" ? 0.5 : -0.5);
     draw();
-  } else if (control || event.target !== view) return;
+  } else if (picks() && key === "Escape") band ? stretch(null) : choosing(false);
+  else if (control || event.target !== view) return;
   else if (key === "+" || key === "=") zoomTo(zoom * 1.5);
   else if (key === "-") zoomTo(zoom / 1.5);
   else if (key === "0") zoomTo(1);

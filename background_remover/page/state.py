@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from background_remover.page.files import Upload, file_store
 from background_remover.page.strokes import Stroke, read_strokes
+from background_remover.subjects import MAX_POINTS
 from utilities import PhotoError
 
 View = tuple[float, float, float, float]
@@ -21,6 +22,22 @@ class Work(NamedTuple):
     preview: Upload  # of the photo, for a browser
 
 
+class Pick(NamedTuple):
+    """Which subjects of a photo are cut out, in shares of its width and height: all, where there is neither."""
+
+    box: View | None = None  # left, top, right and bottom
+    points: tuple[tuple[float, float, bool], ...] = ()  # x, y, and whether what is there is kept
+
+    def in_pixels(self, shape: tuple[int, int]) -> tuple[tuple[float, ...] | None, list[tuple[int, int, bool]]]:
+        """The box and the points in a photo of that shape, as a `BackgroundRemover` takes them."""
+        height, width = shape
+        box = self.box and tuple(share * side for share, side in zip(self.box, (width, height) * 2, strict=True))
+        points = [
+            (min(int(x * width), width - 1), min(int(y * height), height - 1), keep) for x, y, keep in self.points
+        ]
+        return box, points
+
+
 class State(NamedTuple):
     """What the page is at."""
 
@@ -32,6 +49,8 @@ class State(NamedTuple):
     task: str = ""  # what a file is for: "copy", "mask", or else the download
     took: float = 0.0  # seconds that the photo took
     have: str = ""  # what the page's pictures of the matte were made with, see `pictures.look_of`
+    pick: Pick = Pick()  # which subjects are to be cut out
+    solid: bool = False  # whether the matte was made with wide parts whole
 
 
 def read_number(value: Any) -> int:
@@ -44,6 +63,11 @@ def is_own(photo: Any, value: Any) -> bool:
     """Whether a photo that a page tells of is its own picture of the one it has, by the state that came with it."""
     work = value.get("work") if isinstance(value, dict) else None
     return isinstance(work, dict) and photo is not None and photo in (work.get("photo"), work.get("preview"))
+
+
+def is_solid(value: Any) -> bool:
+    """Whether the matte of a state was made with wide parts whole; False for what is no state."""
+    return isinstance(value, dict) and value.get("solid") is True
 
 
 def read_state(value: Any) -> State:
@@ -61,6 +85,8 @@ def read_state(value: Any) -> State:
         task if task in ("copy", "mask") else "",
         float(took) if isinstance(took, int | float) and 0 <= took < 1e4 else 0.0,
         str(value.get("have"))[:100],
+        read_pick(value.get("pick")),
+        is_solid(value),
     )
 
 
@@ -84,3 +110,22 @@ def read_view(value: Any) -> View:
         return WHOLE
     left, top, right, bottom = (float(min(1, max(0, number))) for number in numbers)
     return (left, top, right, bottom) if left < right and top < bottom else WHOLE
+
+
+def read_pick(value: Any) -> Pick:
+    """The subjects in what a page sent: {"box": [left, top, right, bottom] or null, "points": [[x, y, keep], ...]}.
+
+    Raises PhotoError for what can't be, since without it others would be cut out than were asked for.
+    """
+    if value is None:
+        return Pick()
+    try:
+        given, rows = value["box"], value["points"]
+        box = None if given is None else read_view(given)
+        points = tuple((float(x), float(y), keep is not False) for x, y, keep in rows[: MAX_POINTS + 1])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise PhotoError(UNREADABLE) from None
+    sound = all(0 <= x <= 1 and 0 <= y <= 1 for x, y, _ in points) and len(points) <= MAX_POINTS
+    if not sound or (given is not None and list(box or ()) != given):
+        raise PhotoError(UNREADABLE)
+    return Pick(box, points)

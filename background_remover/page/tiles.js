@@ -1,7 +1,7 @@
 // One tile for each photo of several: as it was chosen, as it is worked on, as it was cut out, or why it was not.
 //
 // The page has the list, the server does not: it is sent what is to be worked on, see `page/several.py`, and answers
-//   {run, done: [{id, took, reason?, gone?, work?, file?, name?, thumbnail?}, ...]}   or   {run, refused}
+//   {run, done: [{id, took, reason?, gone?, work?, subjects?, file?, name?, thumbnail?}, ...]}   or   {run, refused}
 // of which Gradio sends on only what is new. Each photo is uploaded on its own, so that one that fails stops no other.
 const at = (selector) => element.querySelector(selector);
 const grid = at(".grid");
@@ -153,7 +153,7 @@ function settle(outcome) {
   item.answered = true;
   if (!outcome.reason) times.push(outcome.took);
   if (!tiles.includes(tile) || tile.version !== version) return;
-  if (outcome.work) Object.assign(tile, { work: outcome.work, values: given });
+  if (outcome.work) Object.assign(tile, { work: outcome.work, subjects: outcome.subjects, values: given });
   tile.reason = outcome.reason || "";
   if (outcome.file) become(tile, outcome, given, given);
   else if (outcome.gone) lose(tile, outcome.reason);
@@ -169,7 +169,7 @@ function become(tile, { file, name, thumbnail }, values, all) {
 
 // Its files are no longer there: it is to be sent once more.
 function lose(tile, reason) {
-  Object.assign(tile, { state: "failed", reason, path: null, work: null, result: null, strokes: [], refine: true });
+  Object.assign(tile, { state: "failed", reason, path: null, work: null, result: null, strokes: [], refine: true, pick: null });
 }
 
 // A run has come to its end by itself.
@@ -234,10 +234,13 @@ function back(refine, values) {
   editing = tile;
   tile.element.scrollIntoView({ block: "nearest" });
   tile.element.querySelector(".open").focus({ preventScroll: true });
-  const same = JSON.stringify(tile.strokes) === JSON.stringify(state.strokes) && tile.refine === refine;
+  const { work, strokes, pick, solid, subjects } = state;
+  const picked = work.matte !== tile.work.matte;
+  const same = JSON.stringify(tile.strokes) === JSON.stringify(strokes) && tile.refine === refine && !picked;
   if (same && key(values) === key(tile.values)) return;
-  if (tile.state === "empty" && !state.strokes.length) return;
-  Object.assign(tile, { strokes: state.strokes, refine, values, version: tile.version + 1, changing: true, reason: "" });
+  if (tile.state === "empty" && !strokes.length && !picked) return;
+  if (picked) Object.assign(tile, { work, pick, solid, subjects });
+  Object.assign(tile, { strokes, refine, values, version: tile.version + 1, changing: true, reason: "" });
   edits.push({ tile, version: tile.version, all: look });
   if (edits.length === 1) trigger("edited");
   paint(tile);
@@ -470,9 +473,9 @@ page.tiles = {
     return [editing.refine, ...editing.values ?? look];
   },
   open() {
-    const { work, strokes, name } = editing;
+    const { work, strokes, pick, solid, subjects, name } = editing;
     const photo = { path: work.preview, url: url(work.preview), orig_name: name, meta: { _type: "gradio.FileData" } };
-    page.stage.open({ work, strokes, photo });
+    page.stage.open({ work, strokes, pick, solid, subjects, photo });
     setTimeout(() => document.querySelector("#back")?.focus(), 100); // once it can be seen
   },
   edit() {

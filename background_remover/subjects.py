@@ -172,8 +172,8 @@ def _only(alpha: Pixels, box: Box) -> Pixels:
 def _fit(alpha: Pixels, box: Box) -> float:
     """How well a box is filled by what was found in it, 0 to 1."""
     width, height = cv2.boundingRect((alpha >= SURE).view(np.uint8))[2:]
-    areas = sorted((_area(box), width * height))
-    return areas[0] / areas[1]
+    asked, found = _area(box), int(width * height)
+    return min(asked, found) / max(asked, found)
 
 
 def _area(box: Box) -> int:
@@ -181,8 +181,8 @@ def _area(box: Box) -> int:
 
 
 def _iou(one: Pixels, other: Pixels) -> float:
-    both, any_of = (np.count_nonzero(how(one >= SURE, other >= SURE)) for how in (np.logical_and, np.logical_or))
-    return both / max(1, any_of)
+    both, either = (one >= SURE) & (other >= SURE), (one >= SURE) | (other >= SURE)
+    return float(both.sum() / max(1, either.sum()))
 
 
 def _around(box: Box, shape: tuple[int, ...], margin: float) -> Box:
@@ -212,10 +212,10 @@ def _at_points(alpha: Pixels, look: Look, points: Sequence[Point]) -> Pixels:
     mine[[number for point, number in at if number and not point[2]]] = False
     mine[0] = False
     chosen = parts.keep(alpha, mine)
-    for number in np.flatnonzero(mine) if kept else ():
-        box = parts.box(int(number))
+    for part in np.flatnonzero(mine) if kept else []:
+        box = parts.box(int(part))
         if _area(box) <= SMALL * alpha.size:
-            alone = parts.keep(alpha, np.arange(mine.size) == number)
+            alone = parts.keep(alpha, np.arange(mine.size) == part)
             chosen = np.maximum(chosen - alone, _in_box(alone, look, box))
     for (x, y, _), number in kept:
         if number == 0 and chosen[y, x] < SURE:

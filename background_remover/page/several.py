@@ -165,7 +165,7 @@ def cut(remover: Remover, tile: Tile, finish: Finish) -> Outcome:
         rough = remover(opened.photo, foreground=False)
         small = rough.preview(PREVIEW).photo
         preview = save_preview(small.opaque(), tile.photo, "preview", small.icc)
-        work = {"work": Work(tile.photo, save_matte(rough, tile.photo), preview)._asdict()}
+        work: dict[str, Any] = {"work": Work(tile.photo, save_matte(rough, tile.photo), preview)._asdict()}
         work["subjects"] = outlines(rough.alpha)  # for the editor
         if not rough.found:
             return work | {"reason": NO_SUBJECT}

@@ -7,7 +7,7 @@ from helpers import EXAMPLES, PERSON, ROOT, iou
 
 from background_remover import BackgroundRemover, Cutout, Photo
 from background_remover.photos import Pixels, open_photo
-from background_remover.subjects import MAX_POINTS, Subject, find_subjects, pick, read_box, read_points
+from background_remover.subjects import MAX_POINTS, find_subjects, pick, read_box, read_points
 from utilities import PhotoError
 
 SHAPE = 300, 400  # height, width
@@ -54,7 +54,20 @@ def test_specks_are_no_subjects_and_nothing_has_none():
     alpha[5:7, 5:7] = 255
     assert len(find_subjects(alpha)) == 2
     assert find_subjects(np.zeros(SHAPE, np.uint8)) == find_subjects(np.full(SHAPE, 60, np.uint8)) == []
-    assert find_subjects(np.full(SHAPE, 255, np.uint8)) == [Subject((0, 0, 400, 300), 1.0, 1.0)]
+    (whole,) = find_subjects(np.full(SHAPE, 255, np.uint8))
+    assert (whole.box, whole.share, whole.confidence) == ((0, 0, 400, 300), 1.0, 1.0)
+
+
+def test_the_place_of_a_subject_is_well_inside_it_and_picks_it():
+    ring = drawn((40, 40, 200, 200))
+    ring[80:160, 60:180] = 0  # whose middle is not its own
+    for alpha in (BOTH, ring):
+        for subject in find_subjects(alpha):
+            x, y = subject.place
+            assert alpha[y - 5 : y + 6, x - 5 : x + 6].min() > 200
+            assert np.array_equal(
+                find_subjects(pick(alpha, lambda region: at(BOTH, region), None, [(x, y, True)])), [subject]
+            )
 
 
 # --- boxes ---

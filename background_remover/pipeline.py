@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from background_remover import weights as weights_module
 from background_remover.cutout import Cutout
@@ -23,11 +24,14 @@ from background_remover.encoding import safe_stem
 from background_remover.engines import SIDE, Engine, Wrapper
 from background_remover.outputs import Task, identity_of
 from background_remover.photos import PhotoSource, open_photo
+from background_remover.solid import solidify
 from background_remover.stages import stage
 from background_remover.weights import Weights, build_network
 from utilities import PhotoError, enlarge
 
 logger = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8]
 
 NOTHING_FOUND = "Nothing in this photo stands out as the subject, so the matte is empty: try another photo."
 # Of 255: the network's peak from which a photo has a subject, some pixel being rather it than not. Textures reach 115,
@@ -93,23 +97,35 @@ class BackgroundRemover:
         """
         return cls(weights_module.load(source), device, precision, on_device, between_steps)
 
-    def __call__(self, photo: PhotoSource, *, refine: bool = False, foreground: bool = True) -> Cutout:
+    def __call__(
+        self, photo: PhotoSource, *, refine: bool = False, foreground: bool = True, solid: bool = False
+    ) -> Cutout:
         """Cut the subject out of a path, bytes, an open file, a PIL image, or an array H x W (x 1 to 4).
 
         The matte is the network's, as the model card has it; `refine` makes it follow the photo's own edges instead, at
         about the time that the network takes. `foreground` takes the old background out of the colours of partial
-        pixels; False is a little faster. See `matting` for both.
+        pixels; False is a little faster. See `matting` for both. With `solid`, wide parts of the subject that come out
+        half transparent are decided, see `solid`; for some photos the network runs twice then.
         Raises PhotoError if that is no photo, see `photos.open_photo`.
         """
         opened = open_photo(photo)
         self._between_steps()
         with stage("network"):
-            (matte,) = self.engine(opened.for_network(SIDE)[np.newaxis])
+            image = opened.for_network(SIDE)
+            (matte,) = self.engine(image[np.newaxis])
+            if solid and matte.max() >= FOUND:
+                matte = solidify(enlarge(matte, matte.shape), image, lambda: self._mirrored(image))
         self._between_steps()
         if matte.max() < FOUND:
             return Cutout(opened, np.zeros(opened.shape, np.uint8), opened.rgb)
         with stage("matte"):
             return Cutout.from_matte(opened, enlarge(matte, opened.shape), refine=refine, foreground=foreground)
+
+    def _mirrored(self, image: Pixels) -> Pixels:
+        """The network's map, 0..255, of the mirrored input, mirrored back."""
+        self._between_steps()
+        (matte,) = self.engine(np.ascontiguousarray(image[np.newaxis, :, ::-1]))
+        return np.ascontiguousarray(enlarge(matte, matte.shape)[:, ::-1])
 
     def each(
         self,

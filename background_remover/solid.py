@@ -26,23 +26,26 @@ Mask = NDArray[np.bool_]
 SIDE = 320  # pixels: height and width at which doubt is looked at
 DOUBT = 0.1, 0.9  # the matte between which a pixel is in doubt
 EDGE, REACH = 2, 4  # pixels: doubt up to twice EDGE wide is an edge's; wider has its pixels up to REACH around its core
-LEAST = 0.01  # share of the subject's area that wide doubt, and what a second witness might settle, must have
+LEAST = 0.01  # share of the subject's area that wide doubt must have, and one part of it to be taken for glass
+ASK = 0.0025  # the same of the cores of what is left, from which the second witness is asked
 DEEP = 3  # pixels from everything below 0.5 from where narrow doubt counts as wide
-OWN = 0.6  # mean of the matte in 5 x 5 pixels from which one that is itself below 0.5 is subject
-SECOND = 0.6  # the same of the mirrored photo's matte
+SECOND = 0.6  # mean of the mirrored photo's matte in 5 x 5 pixels from which one below 0.5 may be subject
 AGREEMENT = 0.95  # IoU, at 0.5, of both mattes outside wide doubt from which the second witness is believed
-FEW = 0.01  # share of the subject's area up to which one part may rise from below 0.5 on SECOND's word alone
-FIRM, ATTACHED = 0.85, 0.35  # for a larger part: the second matte's mean in it, and the share of its rim that is subject
-MARGIN = 2  # pixels along the outside of what is subject that stay as they are: refinement and the eye take it for edge
+FEW = 0.005  # share of the subject's area up to which one part may rise from below 0.5 on SECOND's word alone
+FIRM = 0.85  # mean of the mirrored photo's matte that a larger part must have
+ATTACHED = 0.15  # share of a larger part's rim that must be subject
+MARGIN = 1  # pixels along the outside of what is subject that stay as they are: they are an edge's
 
 RIM = 3  # pixels around an area in which the rim of a glass is looked for
 WALL = 8  # pixels: what is sure and this close to the background is a rim, and no body
-RINGED = 0.6  # share of the area's surroundings that must be such a rim
-BETWEEN = 0.7  # of the way from the background's colour to the rim's: what is seen through has mixed less of it in
-OFF_LINE = 16, 0.25  # levels of 255, and share of that way, by which a mixture's colour may miss the straight line
-BROAD = 2.5, 8.0  # pixels: standard deviations between which what is behind an area has structure
-STRUCTURE = 4.0  # levels of 255, standard deviation along the outline, from which it can be told whether it goes on
-GOES_ON = 0.6  # correlation of the colours inside and outside the outline from which the background goes on inside
+RINGED = 0.35  # share of the area's surroundings that must be such a rim
+BETWEEN = 0.65  # of the way from the background's colour to the rim's: what is seen through has less of the rim's
+ASIDE = 16, 0.25  # levels of 255, and share of that way, by which a mixture's colour may lie beside it
+CLEAR = 2  # pixels on both sides of an outline that are left out when what is beyond them is compared
+FINE, COARSE = 11, 35  # pixels: widths of the means between which lies the structure that is compared
+STRUCTURE = 4.0  # levels of 255: standard deviation along the outline from which it can be told whether it goes on
+GOES_ON = 0.65  # correlation of the colours inside and outside the outline from which the background goes on inside
+LENGTH = 40  # pixels near the outline: with fewer nothing can be told
 
 
 def solidify(matte: Pixels, photo: Pixels, mirrored: Callable[[], Pixels]) -> Pixels:
@@ -52,39 +55,40 @@ def solidify(matte: Pixels, photo: Pixels, mirrored: Callable[[], Pixels]) -> Pi
     gives the map of the mirrored photo, stretched and mirrored back; it is called at most once, and only if wide doubt
     would be left. No pixel falls. What this does to a photo and its mirror image is the same but for rounding.
 
-    At SIDE, doubt that is wider than an edge rises where the matte says at least 0.5, or its surroundings OWN. What is
-    then left rises where the second witness says SECOND, if it agrees with the matte on all that is not in doubt, and
-    if large parts of it are FIRM and ATTACHED. Along the outside a margin stays. Only pixels from below 0.5 change
-    what the subject covers, hence the care with them.
+    At SIDE, doubt that is wider than an edge rises where the matte says at least 0.5. What is then left rises where the
+    second witness says SECOND, if it agrees with the matte on all that is not in doubt; large parts must also be FIRM
+    and ATTACHED. Along the outside a margin stays. Only pixels from below 0.5 change what the subject covers, and a
+    neighbour of the subject, of which both mattes may be half sure, is no part of it: hence the care with them.
     """
     level = _small(matte)
     subject = level >= 0.5
     doubt = (level > DOUBT[0]) & (level < DOUBT[1])
     wide = _grown(_shrunk(doubt, EDGE), REACH) & doubt
-    least = LEAST * np.count_nonzero(subject)
-    if np.count_nonzero(wide) <= least:
+    if np.count_nonzero(wide) <= LEAST * np.count_nonzero(subject):
         return matte
     wide = (wide | (doubt & _shrunk(subject, DEEP))) & ~_translucent(_small(photo) * 255, level, wide)
-    whole = subject | (_mean(level) >= OWN)
-    left = wide & ~whole
-    if np.count_nonzero(left) > least:
-        whole |= _second(_small(mirrored()), level, wide, left, whole)
-    rest = wide & ~whole  # no edge runs between this and the subject
-    raised = (_shrunk(whole | rest, MARGIN) & subject) | _shrunk(whole, MARGIN)
-    if not (raised & wide).any():
+    whole, left = subject, wide & ~subject
+    if np.count_nonzero(_shrunk(left, EDGE)) > ASK * np.count_nonzero(subject):
+        whole = subject | _second(_small(mirrored()), level, wide, left)
+    rest = wide & ~whole
+    rest &= _grown(_shrunk(rest, EDGE), EDGE)  # between this and the subject runs no edge
+    raised = wide & ((_shrunk(whole | rest, MARGIN) & subject) | _shrunk(whole, MARGIN))
+    raised &= _grown(_shrunk(raised, MARGIN), REACH)  # no threads, of which hair may be made
+    if not raised.any():
         return matte
-    share = np.where(wide, cv2.blur(raised.astype(np.float32), (3, 3), borderType=cv2.BORDER_REPLICATE), 0)
-    share = cv2.resize(share.astype(np.float32), matte.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    share = np.where(raised, _mean((raised | ~wide).astype(np.float32), 3), np.float32(0))
+    share = cv2.resize(share, matte.shape[::-1], interpolation=cv2.INTER_LINEAR)
     return np.maximum(matte, np.rint(matte + share * (255 - matte.astype(np.float32))).astype(np.uint8))
 
 
-def _second(other: Floats, level: Floats, wide: Mask, left: Mask, whole: Mask) -> Mask:
+def _second(other: Floats, level: Floats, wide: Mask, left: Mask) -> Mask:
     """What of `left` the mirrored photo's matte, at SIDE, shows to be subject."""
     none = np.zeros_like(left)
     first, second = (level > 0.5) & ~wide, (other > 0.5) & ~wide
     if np.count_nonzero(first & second) < AGREEMENT * np.count_nonzero(first | second):
         return none
-    shown = left & (_mean(other) >= SECOND)
+    shown = left & (_mean(other, 5) >= SECOND)
+    whole = shown | (level >= 0.5)
     few = FEW * np.count_nonzero(level >= 0.5)
     for part in _parts(shown):
         if np.count_nonzero(part) <= few:
@@ -115,24 +119,21 @@ def _translucent(photo: Floats, level: Floats, wide: Mask) -> Mask:
 
 
 def _goes_on(photo: Floats, area: Mask, background: Mask) -> bool:
-    """Whether the colours just inside an area's outline vary along it as those just outside do."""
+    """Whether the colours inside an area's outline vary along it as those outside do."""
     profiles, seen = [], np.ones_like(area)
     for side in (area, background):
-        weight = side.astype(np.float32)
-        fine, coarse = (cv2.GaussianBlur(weight, (0, 0), sigma) for sigma in BROAD)
-        seen &= fine > 0.1
-        colours = (
-            cv2.GaussianBlur(photo * weight[..., np.newaxis], (0, 0), sigma) / np.maximum(norm, 1e-3)[..., np.newaxis]
-            for sigma, norm in zip(BROAD, (fine, coarse), strict=True)
+        weight = _shrunk(side, CLEAR).astype(np.float32)
+        masked = photo * weight[..., np.newaxis]
+        fine, coarse = (
+            _mean(masked, width) / np.maximum(_mean(weight, width), 1e-3)[..., np.newaxis] for width in (FINE, COARSE)
         )
-        profiles.append(np.subtract(*colours))
-    if np.count_nonzero(seen) < 10 * REACH:
+        profiles.append(fine - coarse)
+        seen &= _mean(weight, FINE) > 0.05
+    if np.count_nonzero(seen) < LENGTH:
         return False
     inside, outside = (profile[seen] - profile[seen].mean(0) for profile in profiles)
-    spread = np.sqrt((inside**2).mean()), np.sqrt((outside**2).mean())
-    if spread[1] < STRUCTURE or spread[0] < 1:
-        return False
-    return bool((inside * outside).mean() / (spread[0] * spread[1]) >= GOES_ON)
+    spread = float(np.sqrt((inside**2).mean())), float(np.sqrt((outside**2).mean()))
+    return spread[1] >= STRUCTURE and float((inside * outside).mean()) >= GOES_ON * spread[0] * spread[1] > 0
 
 
 def _in_a_glass(photo: Floats, area: Mask, background: Mask, thin: Mask) -> bool:
@@ -149,7 +150,7 @@ def _in_a_glass(photo: Floats, area: Mask, background: Mask, thin: Mask) -> bool
     length = float(np.linalg.norm(way))
     along = float(off @ way) / max(length**2, 1.0)
     aside = float(np.linalg.norm(off - along * way))
-    return along <= BETWEEN and aside <= OFF_LINE[0] + OFF_LINE[1] * length
+    return along <= BETWEEN and aside <= ASIDE[0] + ASIDE[1] * length
 
 
 def _parts(mask: Mask) -> list[Mask]:
@@ -163,9 +164,9 @@ def _small(pixels: Pixels) -> Floats:
     return np.asarray(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.float32) / np.float32(255)
 
 
-def _mean(values: Floats) -> Floats:
-    """The mean of 5 x 5 pixels."""
-    return np.asarray(cv2.blur(values, (5, 5), borderType=cv2.BORDER_REPLICATE), np.float32)
+def _mean(values: Floats, width: int) -> Floats:
+    """The mean of width x width pixels around each."""
+    return np.asarray(cv2.blur(values, (width, width), borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
 def _grown(mask: Mask, radius: int) -> Mask:

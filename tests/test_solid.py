@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from background_remover import BackgroundRemover
 from background_remover.solid import solidify
 from utilities import enlarge
 
@@ -204,3 +205,26 @@ def test_a_matte_that_is_raised_still_fits_the_photo():
     assert solid.dtype == np.uint8
     assert solid.shape == matte.shape
     assert (enlarge(solid, (300, 400)) >= enlarge(matte, (300, 400))).all()
+
+
+def test_where_hardly_anything_is_sure_no_patches_rise():
+    matte = (body() * 0.45).astype(np.uint8)
+    matte[250:330, 450:570], matte[600:700, 300:400] = 255, 150
+    assert solidify(matte, photo(), unasked) is matte
+
+
+@pytest.mark.parametrize(("first", "forwards"), [(body(), 1), (doubted(110), 2)])
+def test_the_network_runs_a_second_time_only_where_doubt_is_wide(first, forwards):
+    """The remover asks it for the mirrored input, and mirrors back what it says."""
+    inputs = []
+
+    def engine(images: np.ndarray) -> np.ndarray:
+        inputs.append(images)
+        return (first if len(inputs) == 1 else body()[:, ::-1])[np.newaxis]
+
+    remover = object.__new__(BackgroundRemover)
+    remover.engine, remover._between_steps = engine, lambda: None
+    cutout = remover(photo(), foreground=False, solid=True)
+    assert len(inputs) == forwards
+    assert np.array_equal(inputs[-1], inputs[0][:, :, ::-1] if forwards == 2 else inputs[0])
+    assert cutout.alpha[inside(shirt())].min() == 255

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from background_remover import weights as weights_module
 from background_remover.cutout import Cutout
@@ -23,12 +24,15 @@ from background_remover.encoding import safe_stem
 from background_remover.engines import SIDE, Engine, Wrapper
 from background_remover.outputs import Task, identity_of
 from background_remover.photos import PhotoSource, Pixels, open_photo
+from background_remover.solid import solidify
 from background_remover.stages import stage
 from background_remover.subjects import Subject, find_subjects, pick, read_box, read_points
 from background_remover.weights import Weights, build_network
 from utilities import PhotoError, enlarge
 
 logger = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8]
 
 NOTHING_FOUND = "Nothing in this photo stands out as the subject, so the matte is empty: try another photo."
 # Of 255: the network's peak from which a photo has a subject, some pixel being rather it than not. Textures reach 115,
@@ -108,7 +112,8 @@ class BackgroundRemover:
 
         The matte is the network's, as the model card has it; `refine` makes it follow the photo's own edges instead, at
         about the time that the network takes. `foreground` takes the old background out of the colours of partial
-        pixels; False is a little faster. See `matting` for both.
+        pixels; False is a little faster. See `matting` for both. With `solid`, wide parts of the subject that come out
+        half transparent are decided, see `solid`; for some photos the network runs twice then.
 
         `box` (left, top, right, bottom, in pixels of the photo) and `points` ((x, y), or (x, y, False) for what is to
         go) pick the subject, see `subjects.pick`; both may be texts, "40,20,300,500" and "120,80 300,200,0". They cost
@@ -137,12 +142,21 @@ class BackgroundRemover:
     def _matte(self, photo: Photo, solid: bool = False) -> Pixels:
         """The network's matte at the photo's size; all 0 where there is no subject."""
         with stage("network"):
-            (matte,) = self.engine(photo.for_network(SIDE)[np.newaxis])
+            image = photo.for_network(SIDE)
+            (matte,) = self.engine(image[np.newaxis])
+            if solid and matte.max() >= FOUND:
+                matte = solidify(enlarge(matte, matte.shape), image, lambda: self._mirrored(image))
         self._between_steps()
         if matte.max() < FOUND:
             return np.zeros(photo.shape, np.uint8)
         with stage("matte"):
             return enlarge(matte, photo.shape)
+
+    def _mirrored(self, image: Pixels) -> Pixels:
+        """The network's map, 0..255, of the mirrored input, mirrored back."""
+        self._between_steps()
+        (matte,) = self.engine(np.ascontiguousarray(image[np.newaxis, :, ::-1]))
+        return np.ascontiguousarray(enlarge(matte, matte.shape)[:, ::-1])
 
     def each(
         self,

@@ -23,7 +23,7 @@ from background_remover.decoding import Photo
 from background_remover.encoding import safe_stem
 from background_remover.engines import SIDE, Engine, Wrapper
 from background_remover.outputs import Task, identity_of
-from background_remover.photos import PhotoSource, Pixels, open_photo
+from background_remover.photos import PhotoSource, open_photo
 from background_remover.solid import solidify
 from background_remover.stages import stage
 from background_remover.subjects import Subject, find_subjects, pick, read_box, read_points

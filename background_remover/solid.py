@@ -7,7 +7,8 @@ which is asked for only if much would stay in doubt without it. Edges, hair amon
 looks like glass or a veil rise.
 
 The constants were tuned on 218 of 327 pictures with known alpha, most of them composed so that the body has the
-background's colour, little contrast or little light, and checked on the other 109. All lengths are at SIDE.
+background's colour, little contrast or little light. The other 109 were measured before the last changes and after
+them. All lengths are at SIDE.
 """
 
 from __future__ import annotations

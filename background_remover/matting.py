@@ -46,6 +46,12 @@ LEAST_KNOWN = 0.005  # share of the photo that must be surely subject, and surel
 COLOUR_NOISE = 1e-6  # variance of the colours (0..1) that a window of the matting Laplacian takes for noise
 TOLERANCE = 1e-3  # the error that the conjugate gradients leave
 STEPS = 600, 300, 200  # most steps that they take, at a quarter, at half and at whole size
+WIDE_SIDES, EDGE_SIDE = (128, 256), 512
+WIDE_TRUST = 0.0
+LEVEL = 0.1
+TRUST = 0.3
+DETAIL, DETAIL_AROUND = 0.05, 4
+DECIDED_AROUND, DECIDED_POWER, NEW_WEIGHT = 2, 8, 0.5
 SNAP = 0.01  # alpha closer than this to 0 or 1 is 0 or 1
 WIDE, WIDE_DOUBT = 32, (0.2, 0.4)  # pixels around, and the mean of 4 m (1 - m) there from which doubt is not an edge's
 CARRY_NOISE = 1e-4  # the same as COLOUR_NOISE for the linear model that goes to full size
@@ -161,23 +167,55 @@ def _repeat(values: Floats, shape: tuple[int, ...]) -> Floats:
 def refine(photo: Pixels, matte: Pixels) -> Pixels:
     """A better alpha, H x W, from a photo H x W x 3 and a network's matte H x W, at the photo's own resolution.
 
-    Closed-form matting (Levin et al., PAMI 2008) in a band around what the matte is unsure of; the rest becomes 0 or
-    255. The middle of a thin part or gap, which lies in the band from edge to edge, stays what it is. Where doubt is
-    wide, the network doubts a part of the subject and not an edge: there alpha may rise, but not fall. A matte without
-    enough that is surely subject, or surely background, is returned as it is.
+    Closed-form matting (Levin et al., PAMI 2008) in a band around what the matte is unsure of, twice. First on a very
+    small copy, where it alone decides what the matte leaves wide open, as far as it is the more decided of the two.
+    Then on a small one, where the matte counts as much as it is sure, so that edges follow the photo's but a good matte
+    stays one. The rest becomes 0 or 255. The middle of a thin part or gap, which lies in the band from edge to edge,
+    stays what it is. Where doubt is wide, the network doubts a part of the subject and not an edge: there alpha may
+    rise, but not fall. A matte without doubt, or without enough that is surely subject, or surely background, is
+    returned as it is.
     """
-    small = _small_size(matte, ALPHA_SIDE)
-    image, coarse = _unit(_shrink(photo, small)), _unit(_shrink(matte, small))
-    band = _band(coarse)
-    subject = coarse > 0.5
-    least = LEAST_KNOWN * coarse.size
-    if not band.any() or np.count_nonzero(subject & ~band) < least or np.count_nonzero(~subject & ~band) < least:
+    if not ((matte > 255 * UNSURE) & (matte < 255 * (1 - UNSURE))).any():
         return matte
-    unknown = band & ~_thin(coarse, THIN) & ~_thin(1 - coarse, GAP)
-    alpha = _solve_alpha(image, np.where(unknown, coarse, subject.astype(np.float32)), unknown)
+    before, change = np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)
+    for side in (*WIDE_SIDES, EDGE_SIDE):
+        size = _small_size(matte, side)
+        image, coarse = _unit(_shrink(photo, size)), _unit(_shrink(matte, size))
+        detail = cv2.blur(np.abs(coarse - _resize(before, size, cv2.INTER_LINEAR)), (2 * DETAIL_AROUND + 1,) * 2)
+        before = coarse
+        coarse = coarse + np.clip(1 - detail / DETAIL, 0, 1) * _resize(change, size, cv2.INTER_LINEAR)
+        coarse = np.clip(coarse, 0, 1)
+        if side == WIDE_SIDES[0] and not _knows_enough(coarse):
+            return matte
+        if side == EDGE_SIDE:
+            break
+        alpha = _solve_band(image, coarse, coarse, WIDE_TRUST)[0]
+        change = _keep_wide(_more_decided(alpha, coarse), coarse) - before
+    alpha, band = _solve_band(image, coarse, np.clip((coarse - LEVEL) / (1 - 2 * LEVEL), 0, 1), TRUST)
     alpha = _keep_wide(alpha, coarse)
     sure = _resize(alpha, matte.shape[::-1], cv2.INTER_LINEAR) > 0.5
     return _carry(photo, np.where(sure, np.uint8(255), np.uint8(0)), image, alpha, band)
+
+
+def _knows_enough(matte: Floats) -> bool:
+    band = _band(matte)
+    return all(np.count_nonzero(s & ~band) >= LEAST_KNOWN * matte.size for s in (matte > 0.5, matte <= 0.5))
+
+
+def _solve_band(image: Floats, matte: Floats, word: Floats, trust: float) -> tuple[Floats, Mask]:
+    """Alpha, h x w, from a matte h x w, and the band that was solved for, in which `word` is what is trusted."""
+    band = _band(matte)
+    unknown = band & ~_thin(matte, THIN) & ~_thin(1 - matte, GAP)
+    start = np.where(unknown, word, (matte > 0.5).astype(np.float32))
+    return _solve_alpha(image, start, unknown, np.float32(trust) * (2 * matte - 1) ** 2), band
+
+
+def _more_decided(alpha: Floats, matte: Floats) -> Floats:
+    """Between a matte and alpha, both h x w, by which of them is closer to 0 or 1 around each pixel."""
+    side = (2 * DECIDED_AROUND + 1,) * 2
+    new, old = (cv2.blur(np.abs(2 * values - 1), side) ** DECIDED_POWER for values in (alpha, matte))
+    share = NEW_WEIGHT * new / np.maximum(NEW_WEIGHT * new + old, np.float32(1e-6))
+    return np.asarray(matte + share * (alpha - matte), np.float32)
 
 
 def touch_up(photo: Pixels, alpha: Pixels, keep: Mask, remove: Mask) -> Pixels:
@@ -245,20 +283,26 @@ def _keep_wide(alpha: Floats, matte: Floats) -> Floats:
     return np.asarray(alpha + keep * np.maximum(matte - alpha, 0), np.float32)
 
 
-def _solve_alpha(image: Floats, alpha: Floats, band: Mask) -> Floats:
-    """Alpha, h x w, whose values outside the band stay; solved at a fraction of the size first, where far is near."""
+def _solve_alpha(image: Floats, alpha: Floats, band: Mask, trust: Floats | None = None) -> Floats:
+    """Alpha, h x w, whose values outside the band stay; solved at a fraction of the size first, where far is near.
+
+    `trust`, h x w, is how firmly alpha is held to what it was in the band, of the matting Laplacian's weights: 0 if None.
+    """
     height, width = alpha.shape
     solved = alpha
+    if trust is None:
+        trust = np.zeros_like(alpha)
     for level, steps in enumerate(STEPS):
         fraction = 2 ** (len(STEPS) - 1 - level)
         size = max(1, width // fraction), max(1, height // fraction)
         inside = _shrink(band.astype(np.float32), size) > 0.99
-        before = _resize(solved, size, cv2.INTER_LINEAR) if level else _shrink(alpha, size)
-        solved = _descend(_shrink(image, size), np.where(inside, before, _shrink(alpha, size)), inside, steps)
+        word = _shrink(alpha, size)
+        start = np.where(inside, _resize(solved, size, cv2.INTER_LINEAR), word) if level else word
+        solved = _descend(_shrink(image, size), start, inside, word, _shrink(trust, size), steps)
     return np.clip(np.where(band, (solved - SNAP) / (1 - 2 * SNAP), alpha), 0, 1)
 
 
-def _descend(image: Floats, alpha: Floats, band: Mask, steps: int) -> Floats:
+def _descend(image: Floats, alpha: Floats, band: Mask, word: Floats, trust: Floats, steps: int) -> Floats:
     """Conjugate gradients, with the diagonal as preconditioner, on the band's matting Laplacian, from `alpha`.
 
     `scipy.sparse.linalg.cg` takes 1.1 times as long for all of `refine`, over five photos of 0.5 megapixels.
@@ -266,15 +310,16 @@ def _descend(image: Floats, alpha: Floats, band: Mask, steps: int) -> Floats:
     if not band.any():
         return alpha
     laplacian, right = _matting_laplacian(image, alpha, band)
-    diagonal = laplacian.diagonal() + np.float32(1e-4)
+    held = trust[band]
+    diagonal = laplacian.diagonal() + held + np.float32(1e-4)
     x = alpha[band]
-    rest = right - laplacian @ x
+    rest = right + held * (word[band] - x) - laplacian @ x
     direction = rest / diagonal
     energy = float(rest @ direction)
     for _ in range(steps):
         if energy < TOLERANCE**2 * 1e-3 * x.size:
             break
-        image_of = laplacian @ direction
+        image_of = laplacian @ direction + held * direction
         step = np.float32(energy / float(direction @ image_of))
         x += step * direction
         rest -= step * image_of

@@ -38,7 +38,7 @@ DAMPING = 0.03  # keeps what is left of a pixel's equation from being blown up w
 
 ALPHA_SIDE = 800  # pixels: longer side of the copy on which alpha is solved for; the lengths below are at this side
 UNSURE = 0.1  # the network's word counts below this and above 1 minus this
-BAND_MARGIN = 3  # pixels by which the band exceeds what is unsure
+BAND_MARGIN = 2  # pixels by which the band exceeds what is unsure
 CORES, GROWTH = (4, 8), 3  # what is unsure and wider than 2 CORE gets GROWTH CORE more
 THIN, GAP = 0.6, 0.95  # matte, and 1 minus it, from which the middle of a part or a gap is sure, however thin
 THIN_REACH = 4  # pixels around the middle to compare it with
@@ -48,9 +48,9 @@ TOLERANCE = 1e-3  # the error that the conjugate gradients leave
 STEPS = 600, 300, 200  # most steps that they take, at a quarter, at half and at whole size
 WIDE_SIDES, EDGE_SIDE = (128, 256), 512
 WIDE_TRUST = 0.0
-LEVEL = 0.1
-TRUST = 0.3
-DETAIL, DETAIL_AROUND = 0.05, 4
+LEVEL = 0.15
+TRUST = 0.1
+DETAIL, DETAIL_AROUND = 0.1, 4
 DECIDED_AROUND, DECIDED_POWER, NEW_WEIGHT = 2, 8, 0.5
 SNAP = 0.01  # alpha closer than this to 0 or 1 is 0 or 1
 WIDE, WIDE_DOUBT = 32, (0.2, 0.4)  # pixels around, and the mean of 4 m (1 - m) there from which doubt is not an edge's
@@ -185,12 +185,15 @@ def refine(photo: Pixels, matte: Pixels) -> Pixels:
         before = coarse
         coarse = coarse + np.clip(1 - detail / DETAIL, 0, 1) * _resize(change, size, cv2.INTER_LINEAR)
         coarse = np.clip(coarse, 0, 1)
-        if side == WIDE_SIDES[0] and not _knows_enough(coarse):
-            return matte
         if side == EDGE_SIDE:
             break
+        if not _knows_enough(coarse):
+            change = np.zeros((1, 1), np.float32)
+            continue
         alpha = _solve_band(image, coarse, coarse, WIDE_TRUST)[0]
         change = _keep_wide(_more_decided(alpha, coarse), coarse) - before
+    if not _knows_enough(coarse):
+        return matte
     alpha, band = _solve_band(image, coarse, np.clip((coarse - LEVEL) / (1 - 2 * LEVEL), 0, 1), TRUST)
     alpha = _keep_wide(alpha, coarse)
     sure = _resize(alpha, matte.shape[::-1], cv2.INTER_LINEAR) > 0.5

@@ -6,7 +6,7 @@ it carries B onto every new background. `estimate_foreground` finds F, `refine` 
 model of the pixels nearby, so that it costs little more for 12 megapixels than for one.
 
 pymatting has both methods at full size alone: for 12 megapixels its `estimate_foreground_ml` takes 1190 ms where ours
-takes 60 to 107, and its closed-form matting about 10 s where `refine` takes 0.2 to 1.1; numba, which it needs, takes
+takes 60 to 107, and its closed-form matting about 10 s where `refine` takes 0.2 to 0.5; numba, which it needs, takes
 another 1.7 s to import (two cores of a server).
 """
 
@@ -36,22 +36,23 @@ NOISE = 1e-7  # variance of what the mixing equation leaves unexplained, in squa
 SMOOTHNESS = 1e-4, 0.2  # least and most of how firmly neighbours are held together everywhere
 DAMPING = 0.03  # keeps what is left of a pixel's equation from being blown up where alpha is near 0
 
-ALPHA_SIDE = 800  # pixels: longer side of the copy on which alpha is solved for; the lengths below are at this side
+# The constants from here on were chosen and checked on 205 scenes, by cross-validation (benchmarks/refinement.py).
+ALPHA_SIDE = 800  # pixels: longer side of the copy on which `touch_up` solves, and at which the lengths below are meant
+WIDE_SIDES, EDGE_SIDE = (96, 192), 512  # pixels: longer sides of the copies on which `refine` solves, one after another
 UNSURE = 0.1  # the network's word counts below this and above 1 minus this
 BAND_MARGIN = 2  # pixels by which the band exceeds what is unsure
 CORES, GROWTH = (4, 8), 3  # what is unsure and wider than 2 CORE gets GROWTH CORE more
 THIN, GAP = 0.6, 0.95  # matte, and 1 minus it, from which the middle of a part or a gap is sure, however thin
 THIN_REACH = 4  # pixels around the middle to compare it with
 LEAST_KNOWN = 0.005  # share of the photo that must be surely subject, and surely background
+DECIDED_AROUND, DECIDED_POWER = 2, 8  # pixels of a copy around, and how much the more decided of two alphas prevails
+CHANGE_WEIGHT = 0.5  # of a new alpha against the matte's where both are as decided
+DETAIL, DETAIL_AROUND = 0.1, 4  # mean detail of a matte, and pixels around, at which a coarser copy has no say
+TRUST = 0.1  # how firmly alpha is held to a matte that is sure, against 1 for what a window of the photo says
+LEVEL = 0.15  # matte that at the edges means 0, and 1 minus it 1: the network's edges are wider than the photo's
 COLOUR_NOISE = 1e-6  # variance of the colours (0..1) that a window of the matting Laplacian takes for noise
 TOLERANCE = 1e-3  # the error that the conjugate gradients leave
 STEPS = 600, 300, 200  # most steps that they take, at a quarter, at half and at whole size
-WIDE_SIDES, EDGE_SIDE = (128, 256), 512
-WIDE_TRUST = 0.0
-LEVEL = 0.15
-TRUST = 0.1
-DETAIL, DETAIL_AROUND = 0.1, 4
-DECIDED_AROUND, DECIDED_POWER, NEW_WEIGHT = 2, 8, 0.5
 SNAP = 0.01  # alpha closer than this to 0 or 1 is 0 or 1
 WIDE, WIDE_DOUBT = 32, (0.2, 0.4)  # pixels around, and the mean of 4 m (1 - m) there from which doubt is not an edge's
 CARRY_NOISE = 1e-4  # the same as COLOUR_NOISE for the linear model that goes to full size
@@ -167,57 +168,63 @@ def _repeat(values: Floats, shape: tuple[int, ...]) -> Floats:
 def refine(photo: Pixels, matte: Pixels) -> Pixels:
     """A better alpha, H x W, from a photo H x W x 3 and a network's matte H x W, at the photo's own resolution.
 
-    Closed-form matting (Levin et al., PAMI 2008) in a band around what the matte is unsure of, twice. First on a very
-    small copy, where it alone decides what the matte leaves wide open, as far as it is the more decided of the two.
-    Then on a small one, where the matte counts as much as it is sure, so that edges follow the photo's but a good matte
-    stays one. The rest becomes 0 or 255. The middle of a thin part or gap, which lies in the band from edge to edge,
-    stays what it is. Where doubt is wide, the network doubts a part of the subject and not an edge: there alpha may
-    rise, but not fall. A matte without doubt, or without enough that is surely subject, or surely background, is
-    returned as it is.
+    Closed-form matting (Levin et al., PAMI 2008) in a band around what the matte is unsure of, first on very small
+    copies and then on a small one. The very small ones settle what the matte leaves wide open: there the photo decides,
+    if it comes to a clearer answer than the matte has. On the small one it is about edges, and the matte counts as much
+    as it is sure, so that a good one stays good. The rest becomes 0 or 255. The middle of a thin part or gap, which
+    lies in the band from edge to edge, stays what it is. Where doubt is wide, the network doubts a part of the subject
+    and not an edge: there alpha may rise, but not fall. A matte without doubt, or without enough that is surely subject
+    or surely background, is returned as it is.
     """
     if not ((matte > 255 * UNSURE) & (matte < 255 * (1 - UNSURE))).any():
         return matte
-    before, change = np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)
-    for side in (*WIDE_SIDES, EDGE_SIDE):
-        size = _small_size(matte, side)
-        image, coarse = _unit(_shrink(photo, size)), _unit(_shrink(matte, size))
-        detail = cv2.blur(np.abs(coarse - _resize(before, size, cv2.INTER_LINEAR)), (2 * DETAIL_AROUND + 1,) * 2)
-        before = coarse
-        coarse = coarse + np.clip(1 - detail / DETAIL, 0, 1) * _resize(change, size, cv2.INTER_LINEAR)
-        coarse = np.clip(coarse, 0, 1)
-        if side == EDGE_SIDE:
-            break
-        if not _knows_enough(coarse):
-            change = np.zeros((1, 1), np.float32)
-            continue
-        alpha = _solve_band(image, coarse, coarse, WIDE_TRUST)[0]
-        change = _keep_wide(_more_decided(alpha, coarse), coarse) - before
-    if not _knows_enough(coarse):
+    small = _small_size(matte, EDGE_SIDE)
+    image, coarse = _unit(_shrink(photo, small)), _unit(_shrink(matte, small))
+    coarse = _settled(image, coarse)
+    band = _band(coarse)
+    if not _knows_enough(coarse, band):
         return matte
-    alpha, band = _solve_band(image, coarse, np.clip((coarse - LEVEL) / (1 - 2 * LEVEL), 0, 1), TRUST)
-    alpha = _keep_wide(alpha, coarse)
+    word = np.clip((coarse - LEVEL) / (1 - 2 * LEVEL), 0, 1)
+    alpha = _keep_wide(_solve_band(image, coarse, band, word, TRUST * (2 * coarse - 1) ** 2), coarse)
     sure = _resize(alpha, matte.shape[::-1], cv2.INTER_LINEAR) > 0.5
     return _carry(photo, np.where(sure, np.uint8(255), np.uint8(0)), image, alpha, band)
 
 
-def _knows_enough(matte: Floats) -> bool:
-    band = _band(matte)
-    return all(np.count_nonzero(s & ~band) >= LEAST_KNOWN * matte.size for s in (matte > 0.5, matte <= 0.5))
+def _settled(image: Floats, matte: Floats) -> Floats:
+    """A matte h x w in which what is wide open is decided as the image, h x w x 3, suggests at the WIDE_SIDES."""
+    before = change = np.zeros((1, 1), np.float32)
+    for side in (*WIDE_SIDES, max(matte.shape)):
+        size = _small_size(matte, side)
+        colours, coarse = (_shrink(values, size) for values in (image, matte))
+        # Fine structures of the matte are no open question, but what a coarser copy can't see.
+        detail = cv2.blur(np.abs(coarse - _resize(before, size, cv2.INTER_LINEAR)), (2 * DETAIL_AROUND + 1,) * 2)
+        heard = np.clip(1 - detail / DETAIL, 0, 1)
+        settled = np.clip(coarse + heard * _resize(change, size, cv2.INTER_LINEAR), 0, 1)
+        if side in WIDE_SIDES and _knows_enough(settled, band := _band(settled)):
+            alpha = _solve_band(colours, settled, band, settled, np.zeros_like(settled))
+            before, change = coarse, _keep_wide(_more_decided(alpha, settled), settled) - coarse
+        else:
+            before, change = coarse, settled - coarse
+    return np.asarray(matte + change, np.float32)
 
 
-def _solve_band(image: Floats, matte: Floats, word: Floats, trust: float) -> tuple[Floats, Mask]:
-    """Alpha, h x w, from a matte h x w, and the band that was solved for, in which `word` is what is trusted."""
-    band = _band(matte)
+def _knows_enough(matte: Floats, band: Mask) -> bool:
+    """Whether enough of the photo is outside the band, of the subject and of the background."""
+    sides = np.count_nonzero((matte > 0.5) & ~band), np.count_nonzero((matte <= 0.5) & ~band)
+    return bool(band.any() and min(sides) >= LEAST_KNOWN * matte.size)
+
+
+def _solve_band(image: Floats, matte: Floats, band: Mask, word: Floats, trust: Floats) -> Floats:
+    """Alpha, h x w: solved in the band, where `word` is what is trusted, and the matte as 0 or 1 elsewhere."""
     unknown = band & ~_thin(matte, THIN) & ~_thin(1 - matte, GAP)
-    start = np.where(unknown, word, (matte > 0.5).astype(np.float32))
-    return _solve_alpha(image, start, unknown, np.float32(trust) * (2 * matte - 1) ** 2), band
+    return _solve_alpha(image, np.where(unknown, word, (matte > 0.5).astype(np.float32)), unknown, trust)
 
 
 def _more_decided(alpha: Floats, matte: Floats) -> Floats:
-    """Between a matte and alpha, both h x w, by which of them is closer to 0 or 1 around each pixel."""
+    """Between a matte and a new alpha, both h x w, by which of them is closer to 0 or 1 around each pixel."""
     side = (2 * DECIDED_AROUND + 1,) * 2
     new, old = (cv2.blur(np.abs(2 * values - 1), side) ** DECIDED_POWER for values in (alpha, matte))
-    share = NEW_WEIGHT * new / np.maximum(NEW_WEIGHT * new + old, np.float32(1e-6))
+    share = CHANGE_WEIGHT * new / np.maximum(CHANGE_WEIGHT * new + old, np.float32(1e-6))
     return np.asarray(matte + share * (alpha - matte), np.float32)
 
 
@@ -289,7 +296,7 @@ def _keep_wide(alpha: Floats, matte: Floats) -> Floats:
 def _solve_alpha(image: Floats, alpha: Floats, band: Mask, trust: Floats | None = None) -> Floats:
     """Alpha, h x w, whose values outside the band stay; solved at a fraction of the size first, where far is near.
 
-    `trust`, h x w, is how firmly alpha is held to what it was in the band, of the matting Laplacian's weights: 0 if None.
+    `trust`, h x w, is how firmly it is held to what it was in the band, next to the matting Laplacian's 1; None is 0.
     """
     height, width = alpha.shape
     solved = alpha
@@ -301,28 +308,29 @@ def _solve_alpha(image: Floats, alpha: Floats, band: Mask, trust: Floats | None 
         inside = _shrink(band.astype(np.float32), size) > 0.99
         word = _shrink(alpha, size)
         start = np.where(inside, _resize(solved, size, cv2.INTER_LINEAR), word) if level else word
-        solved = _descend(_shrink(image, size), start, inside, word, _shrink(trust, size), steps)
+        solved = _descend(_shrink(image, size), start, inside, (word, _shrink(trust, size)), steps)
     return np.clip(np.where(band, (solved - SNAP) / (1 - 2 * SNAP), alpha), 0, 1)
 
 
-def _descend(image: Floats, alpha: Floats, band: Mask, word: Floats, trust: Floats, steps: int) -> Floats:
+def _descend(image: Floats, alpha: Floats, band: Mask, held: tuple[Floats, Floats], steps: int) -> Floats:
     """Conjugate gradients, with the diagonal as preconditioner, on the band's matting Laplacian, from `alpha`.
 
+    `held` is to what each pixel is also drawn, and how firmly, h x w each.
     `scipy.sparse.linalg.cg` takes 1.1 times as long for all of `refine`, over five photos of 0.5 megapixels.
     """
     if not band.any():
         return alpha
     laplacian, right = _matting_laplacian(image, alpha, band)
-    held = trust[band]
-    diagonal = laplacian.diagonal() + held + np.float32(1e-4)
+    word, trust = (values[band] for values in held)
+    diagonal = laplacian.diagonal() + trust + np.float32(1e-4)
     x = alpha[band]
-    rest = right + held * (word[band] - x) - laplacian @ x
+    rest = right + trust * (word - x) - laplacian @ x
     direction = rest / diagonal
     energy = float(rest @ direction)
     for _ in range(steps):
         if energy < TOLERANCE**2 * 1e-3 * x.size:
             break
-        image_of = laplacian @ direction + held * direction
+        image_of = laplacian @ direction + trust * direction
         step = np.float32(energy / float(direction @ image_of))
         x += step * direction
         rest -= step * image_of

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -135,7 +136,7 @@ def _drawing(canvas: Canvas, _: np.random.Generator) -> None:
 
 
 def _feather(canvas: Canvas, rng: np.random.Generator) -> None:
-    h, w = canvas.shape
+    w = canvas.shape[1]
     for along in np.linspace(0.0, 1.0, 260):
         x, y = 0.2 + 0.6 * along, 0.75 - 0.5 * along
         for side in (-1, 1):
@@ -174,14 +175,17 @@ def _spokes(canvas: Canvas, _: np.random.Generator) -> None:
         cv2.circle(canvas, (int(x * w), int(0.62 * h)), int(0.19 * w), 255, w // 70, cv2.LINE_AA)
         for angle in np.arange(0, 2 * np.pi, np.pi / 14):
             _line(canvas, (x, 0.62), (x + 0.19 * np.cos(angle), 0.62 + 0.19 * w / h * np.sin(angle)), w // 600)
-    for start, end in (((0.28, 0.62), (0.42, 0.3)), ((0.42, 0.3), (0.66, 0.3)), ((0.28, 0.62), (0.48, 0.62)),
-                       ((0.48, 0.62), (0.66, 0.3)), ((0.72, 0.62), (0.64, 0.22)), ((0.48, 0.62), (0.4, 0.22))):  # fmt: skip
-        _line(canvas, start, end, w // 70)
+    for path in (
+        ((0.64, 0.22), (0.72, 0.62)),
+        ((0.4, 0.22), (0.48, 0.62), (0.66, 0.3), (0.42, 0.3), (0.28, 0.62), (0.48, 0.62)),
+    ):
+        for start, end in pairwise(path):
+            _line(canvas, start, end, w // 70)
     _ellipse(canvas, 0.4, 0.2, 0.06, 0.02)
 
 
 def _veil(canvas: Canvas, rng: np.random.Generator) -> None:
-    h, w = canvas.shape
+    w = canvas.shape[1]
     folds = np.clip(110 + 60 * np.sin(np.linspace(0, 40, w) + rng.uniform(0, 6)), 0, 255).astype(np.uint8)
     shape = np.zeros_like(canvas)
     _ellipse(shape, 0.5, 0.62, 0.33, 0.55)
@@ -316,7 +320,9 @@ def snapshots(size: tuple[int, int] = (750, 1000)) -> Iterator[Snapshot]:
             ours, theirs = rng.choice(len(names), 2, replace=False)
             foreground, under = _covering(photos[names[ours]], size, 0), _covering(photos[names[theirs]], size, blur)
             if variation == 2:  # both dark, and alike
-                foreground, under = (np.rint(0.15 * v + 0.25 * under.mean((0, 1))).astype(np.uint8) for v in (foreground, under))
+                foreground, under = (
+                    np.rint(0.15 * v + 0.25 * under.mean((0, 1))).astype(np.uint8) for v in (foreground, under)
+                )
             photo, alpha = taken(blend(foreground, alpha, under), alpha, rng)
             yield Snapshot(f"{kind} {variation}", kind, "drawn", photo, alpha)
     for number, name in enumerate(names):
@@ -337,7 +343,9 @@ def taken(photo: Pixels, alpha: Pixels, rng: np.random.Generator) -> tuple[Pixel
     size = round(alpha.shape[1] * scale), round(alpha.shape[0] * scale)
     lens = rng.uniform(0.3, 1.1)
     photo, alpha = (
-        cv2.GaussianBlur(cv2.resize(v, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC), (0, 0), lens)
+        cv2.GaussianBlur(
+            cv2.resize(v, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC), (0, 0), lens
+        )
         for v in (photo, alpha)
     )
     light = photo.astype(np.float32)

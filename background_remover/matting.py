@@ -38,7 +38,7 @@ DAMPING = 0.03  # keeps what is left of a pixel's equation from being blown up w
 
 # The constants from here on were chosen and checked on 205 scenes, by cross-validation (benchmarks/refinement.py).
 ALPHA_SIDE = 800  # pixels: longer side of the copy on which `touch_up` solves, and at which the lengths below are meant
-WIDE_SIDES, EDGE_SIDE = (96, 192), 512  # pixels: longer sides of the copies on which `refine` solves, one after another
+WIDE_SIDES, EDGE_SIDE = (64, 128), 640  # pixels: longer sides of the copies on which `refine` solves, one after another
 UNSURE = 0.1  # the network's word counts below this and above 1 minus this
 BAND_MARGIN = 2  # pixels by which the band exceeds what is unsure
 CORES, GROWTH = (4, 8), 3  # what is unsure and wider than 2 CORE gets GROWTH CORE more
@@ -49,7 +49,7 @@ DECIDED_AROUND, DECIDED_POWER = 2, 8  # pixels of a copy around, and how much th
 CHANGE_WEIGHT = 0.5  # of a new alpha against the matte's where both are as decided
 DETAIL, DETAIL_AROUND = 0.1, 4  # mean detail of a matte, and pixels around, at which a coarser copy has no say
 TRUST = 0.1  # how firmly alpha is held to a matte that is sure, against 1 for what a window of the photo says
-LEVEL = 0.15  # matte that at the edges means 0, and 1 minus it 1: the network's edges are wider than the photo's
+LEVEL = 0.08  # matte that at the edges means 0, and 1 minus it 1: the network's edges are wider than the photo's
 COLOUR_NOISE = 1e-6  # variance of the colours (0..1) that a window of the matting Laplacian takes for noise
 TOLERANCE = 1e-3  # the error that the conjugate gradients leave
 STEPS = 600, 300, 200  # most steps that they take, at a quarter, at half and at whole size

@@ -40,16 +40,14 @@ from background_remover.photos import open_photo  # noqa: E402
 FOLDS = 5
 LOST = 60  # levels of 255
 WORSE = 1.05, 0.1  # ratio, and levels of 255, from which a refined matte is worse
-CHOICES: dict[str, dict[str, Any]] = {"as they are": {}} | {
+CHOICES: dict[str, dict[str, Any]] = {"as they are": {"TRUST": matting.TRUST}} | {
     f"{name} {value}": {name: value}
     for name, values in {
         "TRUST": (0.03, 0.3),
-        "WIDE_SIDES": ((), (64, 128), (128, 256)),
-        "EDGE_SIDE": (800,),
-        "LEVEL": (0.05,),
-        "BAND_MARGIN": (3,),
-        "DETAIL": (0.05, 0.2),
-        "CHANGE_WEIGHT": (0.1,),
+        "WIDE_SIDES": ((), (64, 128, 192), (128, 256)),
+        "EDGE_SIDE": (512,),
+        "LEVEL": (0.15,),
+        "DETAIL": (0.05,),
     }.items()
     for value in values
 }  # fmt: skip

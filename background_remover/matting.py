@@ -6,7 +6,7 @@ it carries B onto every new background. `estimate_foreground` finds F, `refine` 
 model of the pixels nearby, so that it costs little more for 12 megapixels than for one.
 
 pymatting has both methods at full size alone: for 12 megapixels its `estimate_foreground_ml` takes 1190 ms where ours
-takes 60 to 107, and its closed-form matting about 10 s where `refine` takes 0.2 to 0.5; numba, which it needs, takes
+takes 60 to 107, and its closed-form matting about 10 s where `refine` takes 0.2 to 0.6; numba, which it needs, takes
 another 1.7 s to import (two cores of a server).
 """
 
@@ -36,7 +36,7 @@ NOISE = 1e-7  # variance of what the mixing equation leaves unexplained, in squa
 SMOOTHNESS = 1e-4, 0.2  # least and most of how firmly neighbours are held together everywhere
 DAMPING = 0.03  # keeps what is left of a pixel's equation from being blown up where alpha is near 0
 
-# The constants from here on were chosen and checked on 205 scenes, by cross-validation (benchmarks/refinement.py).
+# What `refine` needs was tried on 187 scenes of 5 folds: benchmarks/refinement.py has what other values come to.
 ALPHA_SIDE = 800  # pixels: longer side of the copy on which `touch_up` solves, and at which the lengths below are meant
 WIDE_SIDES, EDGE_SIDE = (64, 128), 640  # pixels: longer sides of the copies on which `refine` solves, one after another
 UNSURE = 0.1  # the network's word counts below this and above 1 minus this

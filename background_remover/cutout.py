@@ -49,9 +49,12 @@ class Cutout:
 
     @classmethod
     def from_matte(cls, photo: Photo, alpha: Pixels, *, refine: bool = False, foreground: bool = True) -> Cutout:
-        """What a matte H x W, made elsewhere or earlier, cuts out of a photo; the rest as for the remover."""
+        """What a matte H x W, made elsewhere or earlier, cuts out of a photo; the rest as for the remover.
+
+        Refined, it has no haze either, see `framing.clean`.
+        """
         if refine:
-            alpha = matting.refine(photo.opaque(), alpha)
+            alpha = clean(matting.refine(photo.opaque(), alpha))
         if photo.alpha is not None:
             alpha = np.minimum(alpha, photo.alpha)
         return cls(photo, alpha, matting.estimate_foreground(photo.rgb, alpha) if foreground else photo.rgb)

@@ -6,7 +6,7 @@ it carries B onto every new background. `estimate_foreground` finds F, `refine` 
 model of the pixels nearby, so that it costs little more for 12 megapixels than for one.
 
 pymatting has both methods at full size alone: for 12 megapixels its `estimate_foreground_ml` takes 1190 ms where ours
-takes 60 to 107, and its closed-form matting about 10 s where `refine` takes 0.2 to 1.1; numba, which it needs, takes
+takes 60 to 107, and its closed-form matting about 10 s where `refine` takes 0.2 to 0.6; numba, which it needs, takes
 another 1.7 s to import (two cores of a server).
 """
 
@@ -36,13 +36,20 @@ NOISE = 1e-7  # variance of what the mixing equation leaves unexplained, in squa
 SMOOTHNESS = 1e-4, 0.2  # least and most of how firmly neighbours are held together everywhere
 DAMPING = 0.03  # keeps what is left of a pixel's equation from being blown up where alpha is near 0
 
-ALPHA_SIDE = 800  # pixels: longer side of the copy on which alpha is solved for; the lengths below are at this side
+# What `refine` needs was tried on 187 scenes of 5 folds: benchmarks/refinement.py has what other values come to.
+ALPHA_SIDE = 800  # pixels: longer side of the copy on which `touch_up` solves, and at which the lengths below are meant
+WIDE_SIDES, EDGE_SIDE = (64, 128, 192), 512  # pixels: longer sides of the copies on which `refine` solves in turn
 UNSURE = 0.1  # the network's word counts below this and above 1 minus this
-BAND_MARGIN = 3  # pixels by which the band exceeds what is unsure
+BAND_MARGIN = 2  # pixels by which the band exceeds what is unsure
 CORES, GROWTH = (4, 8), 3  # what is unsure and wider than 2 CORE gets GROWTH CORE more
 THIN, GAP = 0.6, 0.95  # matte, and 1 minus it, from which the middle of a part or a gap is sure, however thin
 THIN_REACH = 4  # pixels around the middle to compare it with
 LEAST_KNOWN = 0.005  # share of the photo that must be surely subject, and surely background
+DECIDED_AROUND, DECIDED_POWER = 2, 8  # pixels of a copy around, and how much the more decided of two alphas prevails
+CHANGE_WEIGHT = 0.5  # of a new alpha against the matte's where both are as decided
+DETAIL, DETAIL_AROUND = 0.1, 4  # mean detail of a matte, and pixels around, at which a coarser copy has no say
+TRUST = 0.3  # how firmly alpha is held to a matte that is sure, against 1 for what a window of the photo says
+LEVEL = 0.08  # matte that at the edges means 0, and 1 minus it 1: the network's edges are wider than the photo's
 COLOUR_NOISE = 1e-6  # variance of the colours (0..1) that a window of the matting Laplacian takes for noise
 TOLERANCE = 1e-3  # the error that the conjugate gradients leave
 STEPS = 600, 300, 200  # most steps that they take, at a quarter, at half and at whole size
@@ -161,23 +168,64 @@ def _repeat(values: Floats, shape: tuple[int, ...]) -> Floats:
 def refine(photo: Pixels, matte: Pixels) -> Pixels:
     """A better alpha, H x W, from a photo H x W x 3 and a network's matte H x W, at the photo's own resolution.
 
-    Closed-form matting (Levin et al., PAMI 2008) in a band around what the matte is unsure of; the rest becomes 0 or
-    255. The middle of a thin part or gap, which lies in the band from edge to edge, stays what it is. Where doubt is
-    wide, the network doubts a part of the subject and not an edge: there alpha may rise, but not fall. A matte without
-    enough that is surely subject, or surely background, is returned as it is.
+    Closed-form matting (Levin et al., PAMI 2008) in a band around what the matte is unsure of, first on very small
+    copies and then on a small one. The very small ones settle what the matte leaves wide open: there the photo decides,
+    if it comes to a clearer answer than the matte has. On the small one it is about edges, and the matte counts as much
+    as it is sure, so that a good one stays good. The rest becomes 0 or 255. The middle of a thin part or gap, which
+    lies in the band from edge to edge, stays what it is. Where doubt is wide, the network doubts a part of the subject
+    and not an edge: there alpha may rise, but not fall. A matte without doubt, or without enough that is surely subject
+    or surely background, is returned as it is.
     """
-    small = _small_size(matte, ALPHA_SIDE)
-    image, coarse = _unit(_shrink(photo, small)), _unit(_shrink(matte, small))
-    band = _band(coarse)
-    subject = coarse > 0.5
-    least = LEAST_KNOWN * coarse.size
-    if not band.any() or np.count_nonzero(subject & ~band) < least or np.count_nonzero(~subject & ~band) < least:
+    if not ((matte > 255 * UNSURE) & (matte < 255 * (1 - UNSURE))).any():
         return matte
-    unknown = band & ~_thin(coarse, THIN) & ~_thin(1 - coarse, GAP)
-    alpha = _solve_alpha(image, np.where(unknown, coarse, subject.astype(np.float32)), unknown)
-    alpha = _keep_wide(alpha, coarse)
+    small = _small_size(matte, EDGE_SIDE)
+    image, coarse = _unit(_shrink(photo, small)), _unit(_shrink(matte, small))
+    coarse = _settled(image, coarse)
+    band = _band(coarse)
+    if not _knows_enough(coarse, band):
+        return matte
+    word = np.clip((coarse - LEVEL) / (1 - 2 * LEVEL), 0, 1)
+    alpha = _keep_wide(_solve_band(image, coarse, band, word, TRUST * (2 * coarse - 1) ** 2), coarse)
     sure = _resize(alpha, matte.shape[::-1], cv2.INTER_LINEAR) > 0.5
     return _carry(photo, np.where(sure, np.uint8(255), np.uint8(0)), image, alpha, band)
+
+
+def _settled(image: Floats, matte: Floats) -> Floats:
+    """A matte h x w in which what is wide open is decided as the image, h x w x 3, suggests at the WIDE_SIDES."""
+    before = change = np.zeros((1, 1), np.float32)
+    for side in (*WIDE_SIDES, max(matte.shape)):
+        size = _small_size(matte, side)
+        colours, coarse = (_shrink(values, size) for values in (image, matte))
+        # Fine structures of the matte are no open question, but what a coarser copy can't see.
+        detail = cv2.blur(np.abs(coarse - _resize(before, size, cv2.INTER_LINEAR)), (2 * DETAIL_AROUND + 1,) * 2)
+        heard = np.clip(1 - detail / DETAIL, 0, 1)
+        settled = np.clip(coarse + heard * _resize(change, size, cv2.INTER_LINEAR), 0, 1)
+        if side in WIDE_SIDES and _knows_enough(settled, band := _band(settled)):
+            alpha = _solve_band(colours, settled, band, settled, np.zeros_like(settled))
+            before, change = coarse, _keep_wide(_more_decided(alpha, settled), settled) - coarse
+        else:
+            before, change = coarse, settled - coarse
+    return np.asarray(matte + change, np.float32)
+
+
+def _knows_enough(matte: Floats, band: Mask) -> bool:
+    """Whether enough of the photo is outside the band, of the subject and of the background."""
+    sides = np.count_nonzero((matte > 0.5) & ~band), np.count_nonzero((matte <= 0.5) & ~band)
+    return bool(band.any() and min(sides) >= LEAST_KNOWN * matte.size)
+
+
+def _solve_band(image: Floats, matte: Floats, band: Mask, word: Floats, trust: Floats) -> Floats:
+    """Alpha, h x w: solved in the band, where `word` is what is trusted, and the matte as 0 or 1 elsewhere."""
+    unknown = band & ~_thin(matte, THIN) & ~_thin(1 - matte, GAP)
+    return _solve_alpha(image, np.where(unknown, word, (matte > 0.5).astype(np.float32)), unknown, trust)
+
+
+def _more_decided(alpha: Floats, matte: Floats) -> Floats:
+    """Between a matte and a new alpha, both h x w, by which of them is closer to 0 or 1 around each pixel."""
+    side = (2 * DECIDED_AROUND + 1,) * 2
+    new, old = (cv2.blur(np.abs(2 * values - 1), side) ** DECIDED_POWER for values in (alpha, matte))
+    share = CHANGE_WEIGHT * new / np.maximum(CHANGE_WEIGHT * new + old, np.float32(1e-6))
+    return np.asarray(matte + share * (alpha - matte), np.float32)
 
 
 def touch_up(photo: Pixels, alpha: Pixels, keep: Mask, remove: Mask) -> Pixels:
@@ -245,36 +293,44 @@ def _keep_wide(alpha: Floats, matte: Floats) -> Floats:
     return np.asarray(alpha + keep * np.maximum(matte - alpha, 0), np.float32)
 
 
-def _solve_alpha(image: Floats, alpha: Floats, band: Mask) -> Floats:
-    """Alpha, h x w, whose values outside the band stay; solved at a fraction of the size first, where far is near."""
+def _solve_alpha(image: Floats, alpha: Floats, band: Mask, trust: Floats | None = None) -> Floats:
+    """Alpha, h x w, whose values outside the band stay; solved at a fraction of the size first, where far is near.
+
+    `trust`, h x w, is how firmly it is held to what it was in the band, next to the matting Laplacian's 1; None is 0.
+    """
     height, width = alpha.shape
     solved = alpha
+    if trust is None:
+        trust = np.zeros_like(alpha)
     for level, steps in enumerate(STEPS):
         fraction = 2 ** (len(STEPS) - 1 - level)
         size = max(1, width // fraction), max(1, height // fraction)
         inside = _shrink(band.astype(np.float32), size) > 0.99
-        before = _resize(solved, size, cv2.INTER_LINEAR) if level else _shrink(alpha, size)
-        solved = _descend(_shrink(image, size), np.where(inside, before, _shrink(alpha, size)), inside, steps)
+        word = _shrink(alpha, size)
+        start = np.where(inside, _resize(solved, size, cv2.INTER_LINEAR), word) if level else word
+        solved = _descend(_shrink(image, size), start, inside, (word, _shrink(trust, size)), steps)
     return np.clip(np.where(band, (solved - SNAP) / (1 - 2 * SNAP), alpha), 0, 1)
 
 
-def _descend(image: Floats, alpha: Floats, band: Mask, steps: int) -> Floats:
+def _descend(image: Floats, alpha: Floats, band: Mask, held: tuple[Floats, Floats], steps: int) -> Floats:
     """Conjugate gradients, with the diagonal as preconditioner, on the band's matting Laplacian, from `alpha`.
 
+    `held` is to what each pixel is also drawn, and how firmly, h x w each.
     `scipy.sparse.linalg.cg` takes 1.1 times as long for all of `refine`, over five photos of 0.5 megapixels.
     """
     if not band.any():
         return alpha
     laplacian, right = _matting_laplacian(image, alpha, band)
-    diagonal = laplacian.diagonal() + np.float32(1e-4)
+    word, trust = (values[band] for values in held)
+    diagonal = laplacian.diagonal() + trust + np.float32(1e-4)
     x = alpha[band]
-    rest = right - laplacian @ x
+    rest = right + trust * (word - x) - laplacian @ x
     direction = rest / diagonal
     energy = float(rest @ direction)
     for _ in range(steps):
         if energy < TOLERANCE**2 * 1e-3 * x.size:
             break
-        image_of = laplacian @ direction
+        image_of = laplacian @ direction + trust * direction
         step = np.float32(energy / float(direction @ image_of))
         x += step * direction
         rest -= step * image_of

@@ -1,23 +1,29 @@
-"""Pictures whose alpha and colours are known exactly, since they are composed here: nine kinds of subject.
+"""Pictures whose alpha is known exactly, since they are composed here.
 
 A scene is drawn as an alpha map (at twice the size, then averaged) and subject colours, and composed over a
-background: I = round(a F + (1 - a) B). Whatever the drawing is like, a, F and B are then the truth of I.
+background: I = round(a F + (1 - a) B). Whatever the drawing is like, a, F and B are then the truth of I. `renders` are
+nine kinds of subject like that. `snapshots` are more kinds, and subjects cut from the example photos, as a camera would
+have taken them: with its blur, noise, sharpening and JPEG.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from background_remover.matting import estimate_foreground
+
 Pixels = NDArray[np.uint8]
 Canvas = NDArray[np.uint8]
 OVERSAMPLING = 2
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES, MATTES = ROOT / "examples", ROOT / "tests" / "data" / "mattes"
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,89 @@ def _drawing(canvas: Canvas, _: np.random.Generator) -> None:
     cv2.fillPoly(canvas, [(star * (w, h)).astype(np.int32)], 255, cv2.LINE_AA)
 
 
+def _feather(canvas: Canvas, rng: np.random.Generator) -> None:
+    w = canvas.shape[1]
+    for along in np.linspace(0.0, 1.0, 260):
+        x, y = 0.2 + 0.6 * along, 0.75 - 0.5 * along
+        for side in (-1, 1):
+            reach = 0.16 * np.sin(np.pi * min(1.0, along + 0.12)) * rng.uniform(0.75, 1)
+            tip = (x + reach * (0.4 + 0.5 * side), y - reach * (0.7 - 0.9 * side))
+            _line(canvas, (x, y), tip, w // 500, int(rng.integers(150, 256)))
+    _line(canvas, (0.12, 0.82), (0.8, 0.25), w // 110)
+
+
+def _lace(canvas: Canvas, _: np.random.Generator) -> None:
+    h, w = canvas.shape
+    for at in np.arange(0.2, 0.81, 0.022):
+        _line(canvas, (at, 0.2), (1.0 - at, 0.8), w // 450)
+        _line(canvas, (0.2, at), (0.8, at), w // 450)
+    for at in np.arange(0.25, 0.8, 0.1):
+        _ellipse(canvas, at, 0.8, 0.05, 0.06)
+        _ellipse(canvas, at, 0.8, 0.02, 0.025, 0)
+    cv2.rectangle(canvas, (int(0.2 * w), int(0.14 * h)), (int(0.8 * w), int(0.22 * h)), 255, -1)
+
+
+def _leaves(canvas: Canvas, rng: np.random.Generator) -> None:
+    h, w = canvas.shape
+    for _ in range(26):
+        tip = (rng.uniform(0.15, 0.85), rng.uniform(0.08, 0.6))
+        _line(canvas, (0.5, 0.75), tip, w // 220)
+        for along in rng.uniform(0.45, 1.05, 5):
+            at = (int((0.5 + (tip[0] - 0.5) * along) * w), int((0.75 + (tip[1] - 0.75) * along) * h))
+            size = (int(rng.uniform(0.015, 0.05) * w), int(rng.uniform(0.006, 0.018) * w))
+            cv2.ellipse(canvas, at, size, rng.uniform(0, 180), 0, 360, 255, -1, cv2.LINE_AA)
+    cv2.rectangle(canvas, (int(0.42 * w), int(0.74 * h)), (int(0.58 * w), int(0.93 * h)), 255, -1)
+
+
+def _spokes(canvas: Canvas, _: np.random.Generator) -> None:
+    h, w = canvas.shape
+    for x in (0.28, 0.72):
+        cv2.circle(canvas, (int(x * w), int(0.62 * h)), int(0.19 * w), 255, w // 70, cv2.LINE_AA)
+        for angle in np.arange(0, 2 * np.pi, np.pi / 14):
+            _line(canvas, (x, 0.62), (x + 0.19 * np.cos(angle), 0.62 + 0.19 * w / h * np.sin(angle)), w // 600)
+    for path in (
+        ((0.64, 0.22), (0.72, 0.62)),
+        ((0.4, 0.22), (0.48, 0.62), (0.66, 0.3), (0.42, 0.3), (0.28, 0.62), (0.48, 0.62)),
+    ):
+        for start, end in pairwise(path):
+            _line(canvas, start, end, w // 70)
+    _ellipse(canvas, 0.4, 0.2, 0.06, 0.02)
+
+
+def _veil(canvas: Canvas, rng: np.random.Generator) -> None:
+    w = canvas.shape[1]
+    folds = np.clip(110 + 60 * np.sin(np.linspace(0, 40, w) + rng.uniform(0, 6)), 0, 255).astype(np.uint8)
+    shape = np.zeros_like(canvas)
+    _ellipse(shape, 0.5, 0.62, 0.33, 0.55)
+    canvas[:] = np.where(shape > 0, folds, 0)
+    _ellipse(canvas, 0.5, 0.32, 0.13, 0.17)
+    _ellipse(canvas, 0.5, 0.95, 0.24, 0.45)
+
+
+def _objects(canvas: Canvas, rng: np.random.Generator) -> None:
+    for x in (0.2, 0.5, 0.8):
+        _ellipse(canvas, x, rng.uniform(0.35, 0.7), rng.uniform(0.06, 0.12), rng.uniform(0.08, 0.25))
+    _ellipse(canvas, 0.35, 0.2, 0.03, 0.03)
+
+
+def _soft(canvas: Canvas, rng: np.random.Generator) -> None:
+    _product(canvas, rng)
+    canvas[:] = cv2.GaussianBlur(canvas, (0, 0), canvas.shape[1] / 130)
+
+
+def _motion(canvas: Canvas, rng: np.random.Generator) -> None:
+    _drawing(canvas, rng)
+    canvas[:] = cv2.blur(canvas, (canvas.shape[1] // 40, 1))
+
+
+def _line(
+    canvas: Canvas, start: tuple[float, float], end: tuple[float, float], thickness: int, value: int = 255
+) -> None:
+    h, w = canvas.shape
+    a, b = ((int(x * w), int(y * h)) for x, y in (start, end))
+    cv2.line(canvas, a, b, value, max(1, thickness), cv2.LINE_AA)
+
+
 KINDS: dict[str, Callable[[Canvas, np.random.Generator], None]] = {
     "hair": _hair,
     "fur": _fur,
@@ -139,6 +228,16 @@ KINDS: dict[str, Callable[[Canvas, np.random.Generator], None]] = {
     "holes": _holes,
     "product": _product,
     "drawing": _drawing,
+}
+MORE_KINDS = KINDS | {
+    "feather": _feather,
+    "lace": _lace,
+    "leaves": _leaves,
+    "spokes": _spokes,
+    "veil": _veil,
+    "objects": _objects,
+    "soft": _soft,
+    "motion": _motion,
 }
 # subject's two colours and the plain background's, RGB
 COLOURS = {
@@ -187,3 +286,84 @@ def renders(sizes: tuple[tuple[int, int], ...]) -> Iterator[Render]:
         for kind in KINDS:
             for background in ("photo", "plain"):
                 yield render(kind, background, size)
+
+
+# --- as a camera would have taken them -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`photo` H x W x 3 and its `alpha` H x W; those of the same `base` are variations of one scene."""
+
+    name: str
+    base: str
+    kind: str
+    photo: Pixels
+    alpha: Pixels
+
+
+def snapshots(size: tuple[int, int] = (750, 1000)) -> Iterator[Snapshot]:
+    """Every kind of drawing (height x width `size`) three times, and every example's subject on two backgrounds.
+
+    The drawings are coloured by one example photo and lie on another: as they are, out of focus, or with colours so
+    close to the background's that they hardly stand out from it. The examples' mattes, whose greys are narrowed so that
+    bodies are solid, are taken for true: whatever they are, they are the truth of what is composed here.
+    """
+    photos = {path.name: _read(path) for path in sorted(EXAMPLES.glob("*.[jp][pn]g"))}
+    names = list(photos)
+    for kind_number, (kind, draw) in enumerate(MORE_KINDS.items()):
+        for variation, blur in enumerate((0.005, 0.008, 0.008)):
+            rng = np.random.default_rng([kind_number, variation])
+            canvas = np.zeros((size[0] * OVERSAMPLING, size[1] * OVERSAMPLING), np.uint8)
+            draw(canvas, rng)
+            alpha = cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA)
+            ours, theirs = rng.choice(len(names), 2, replace=False)
+            foreground, under = _covering(photos[names[ours]], size, 0), _covering(photos[names[theirs]], size, blur)
+            if variation == 2:  # both dark, and alike
+                foreground, under = (
+                    np.rint(0.15 * v + 0.25 * under.mean((0, 1))).astype(np.uint8) for v in (foreground, under)
+                )
+            photo, alpha = taken(blend(foreground, alpha, under), alpha, rng)
+            yield Snapshot(f"{kind} {variation}", kind, "drawn", photo, alpha)
+    for number, name in enumerate(names):
+        matte = cv2.imread(str(MATTES / f"{name}.png"), cv2.IMREAD_GRAYSCALE).astype(np.float32)
+        matte = cv2.resize(matte, photos[name].shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        matte = np.clip((matte - 64) * 2, 0, 255).astype(np.uint8)
+        foreground = estimate_foreground(photos[name], matte)
+        for variation, blur in enumerate((0.005, 0.012)):
+            rng = np.random.default_rng([number, variation, 1])
+            under = _covering(photos[names[number - rng.integers(1, len(names))]], matte.shape, blur)
+            photo, alpha = taken(blend(foreground, matte, under), matte, rng)
+            yield Snapshot(f"{Path(name).stem} {variation}", Path(name).stem, "cut", photo, alpha)
+
+
+def taken(photo: Pixels, alpha: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+    """A photo as a camera and its owner leave it, and its alpha: another size, blurred, noisy, sharpened, a JPEG."""
+    scale = rng.uniform(0.7, 1.3)
+    size = round(alpha.shape[1] * scale), round(alpha.shape[0] * scale)
+    lens = rng.uniform(0.3, 1.1)
+    photo, alpha = (
+        cv2.GaussianBlur(
+            cv2.resize(v, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC), (0, 0), lens
+        )
+        for v in (photo, alpha)
+    )
+    light = photo.astype(np.float32)
+    light += rng.normal(0, 1, light.shape) * rng.uniform(0.5, 4) * np.sqrt(light / 255 + 0.1)
+    light += rng.uniform(0, 0.8) * (light - cv2.GaussianBlur(light, (0, 0), 1.5))
+    light = 255 * np.clip(light / 255, 0, 1) ** rng.uniform(0.8, 1.25)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))]
+    file = cv2.imencode(".jpg", np.rint(light).astype(np.uint8)[..., ::-1], quality)[1]
+    return np.ascontiguousarray(cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1]), alpha
+
+
+def _covering(photo: Pixels, size: tuple[int, int], blur: float) -> Pixels:
+    """A photo that fills height x width, blurred by that share of the width."""
+    scale = max(size[0] / photo.shape[0], size[1] / photo.shape[1])
+    large = cv2.resize(photo, None, fx=scale + 0.01, fy=scale + 0.01, interpolation=cv2.INTER_CUBIC)
+    large = large[: size[0], : size[1]]
+    return cv2.GaussianBlur(large, (0, 0), blur * size[1]) if blur else large
+
+
+def _read(path: Path) -> Pixels:
+    return np.ascontiguousarray(cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1])

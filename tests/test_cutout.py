@@ -30,6 +30,20 @@ def test_a_matte_from_elsewhere_cuts_too(remover, person):
     assert np.array_equal(again.pixels(), cutout.pixels())
 
 
+def test_refined_a_matte_has_no_haze_far_from_the_subject_and_keeps_what_is_near():
+    matte = np.zeros((400, 500), np.uint8)
+    matte[100:300, 150:350] = 255
+    matte = cv2.GaussianBlur(matte, (0, 0), 3)
+    matte[20:60, 420:480] = 28  # haze, unsure enough to be solved for
+    matte[302:306, 200:300] = np.maximum(matte[302:306, 200:300], 28)
+    photo = np.where(matte[..., None] > 127, 200, 60).astype(np.uint8) + np.zeros(3, np.uint8)
+    alpha = Cutout.from_matte(Photo(photo), matte, refine=True).alpha
+    assert alpha[20:60, 420:480].max() == 0
+    assert alpha[110:290, 160:340].min() == 255
+    assert np.array_equal(Cutout.from_matte(Photo(photo), alpha).cleaned().alpha, alpha)
+    assert Cutout.from_matte(Photo(photo), matte).alpha[40, 450] == 28  # unrefined it is the network's
+
+
 @pytest.mark.parametrize("background", ["#30a060", (48, 160, 96), "rgb(48, 160, 96)"])
 def test_a_colour_background_is_the_exact_blend(remover, person, background):
     cutout = remover(person)

@@ -137,6 +137,24 @@ def test_any_size_and_any_matte_can_be_refined(shape):
         assert refine(photo, matte).shape == shape
 
 
+@pytest.mark.parametrize("background", ["photo", "plain"])
+@pytest.mark.parametrize("kind", ["text", "product", "drawing"])  # holes on a photo come to 0.101
+def test_a_good_matte_stays_good(scenes, kind, background):
+    """Within what counts as no worse: 5 % and 0.1 of 255; one that is soft at its edges becomes better by far."""
+    scene = scenes[kind, background]
+    assert mad(refine(scene.photo, scene.alpha), scene.alpha) < 0.1
+    soft = cv2.GaussianBlur(scene.alpha, (0, 0), 1.5)
+    assert mad(refine(scene.photo, soft), scene.alpha) < 0.25 * mad(soft, scene.alpha)
+
+
+def test_what_is_wide_open_is_decided_by_the_photo(square):
+    photo, truth = square
+    matte = cv2.GaussianBlur(truth, (0, 0), 1)
+    matte[truth > 128] = np.maximum(matte[truth > 128] // 3, 90)  # the whole of the subject is doubted
+    matte[120:180, 170:230] = 255  # but for its middle
+    assert mad(refine(photo, matte), truth) < 0.05 * mad(matte, truth)
+
+
 def test_the_photo_and_the_matte_are_left_alone(scenes):
     scene = scenes["hair", "photo"]
     photo, matte = scene.photo.copy(), network_matte(scene.alpha)

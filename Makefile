@@ -59,11 +59,8 @@ constraints:
 # PAIRS=folder measures photos with known alpha as well: folder/input/NAME, folder/alpha/NAME
 quality: $(VENV)/benchmark
 	$(BIN)/python benchmarks/quality.py $(if $(PAIRS),--pairs $(PAIRS))
-<<<<<<< HEAD
 	$(BIN)/python benchmarks/classes.py $(if $(PAIRS),--pairs $(PAIRS))
-=======
 	$(BIN)/python benchmarks/refinement.py $(if $(PAIRS),--pairs $(PAIRS))
->>>>>>> edges
 
 $(VENV)/app: requirements.txt constraints.txt | $(VENV)/bin/python
 	$(PIP) -r requirements.txt

@@ -48,6 +48,7 @@ LEAST_KNOWN = 0.005  # share of the photo that must be surely subject, and surel
 DECIDED_AROUND, DECIDED_POWER = 2, 8  # pixels of a copy around, and how much the more decided of two alphas prevails
 CHANGE_WEIGHT = 0.5  # of a new alpha against the matte's where both are as decided
 DETAIL, DETAIL_AROUND = 0.1, 4  # mean detail of a matte, and pixels around, at which a coarser copy has no say
+SAME = 0.7  # IoU, at 0.5, of a matte and what it was settled to, below which it is not
 TRUST = 0.3  # how firmly alpha is held to a matte that is sure, against 1 for what a window of the photo says
 LEVEL = 0.08  # matte that at the edges means 0, and 1 minus it 1: the network's edges are wider than the photo's
 COLOUR_NOISE = 1e-6  # variance of the colours (0..1) that a window of the matting Laplacian takes for noise
@@ -205,7 +206,10 @@ def _settled(image: Floats, matte: Floats) -> Floats:
             before, change = coarse, _keep_wide(_more_decided(alpha, settled), settled) - coarse
         else:
             before, change = coarse, settled - coarse
-    return np.asarray(matte + change, np.float32)
+    settled = np.asarray(matte + change, np.float32)
+    both, either = (matte > 0.5) & (settled > 0.5), (matte > 0.5) | (settled > 0.5)
+    # That would be another subject, of which the photo's colours alone can't tell: no edge is worth that.
+    return settled if np.count_nonzero(both) >= SAME * np.count_nonzero(either) else matte
 
 
 def _knows_enough(matte: Floats, band: Mask) -> bool:

@@ -48,6 +48,7 @@ CHOICES: dict[str, dict[str, Any]] = {"as they are": {"TRUST": matting.TRUST}} |
         "EDGE_SIDE": (640,),
         "LEVEL": (0.04, 0.12),
         "DETAIL": (0.05,),
+        "SAME": (0.0, 0.8),
     }.items()
     for value in values
 }  # fmt: skip

@@ -150,9 +150,11 @@ def test_a_good_matte_stays_good(scenes, kind, background):
 def test_what_is_wide_open_is_decided_by_the_photo(square):
     photo, truth = square
     matte = cv2.GaussianBlur(truth, (0, 0), 1)
-    matte[truth > 128] = np.maximum(matte[truth > 128] // 3, 90)  # the whole of the subject is doubted
-    matte[120:180, 170:230] = 255  # but for its middle
+    matte[truth > 128] = np.maximum(matte[truth > 128] // 3, 90)  # all of the subject is doubted
+    matte[105:195, 155:245] = 255  # but for its middle
     assert mad(refine(photo, matte), truth) < 0.05 * mad(matte, truth)
+    matte[130:, 155:245] = 90
+    assert mad(refine(photo, matte), truth) > 0.3 * mad(matte, truth)  # too much, on the word of colours alone
 
 
 def test_the_photo_and_the_matte_are_left_alone(scenes):

@@ -54,7 +54,7 @@ class Cutout:
         Refined, it has no haze either, see `framing.clean`.
         """
         if refine:
-            alpha = clean(matting.refine(photo.opaque(), alpha))
+            alpha = clean(matting.refine(photo.opaque(), alpha), specks=False)
         if photo.alpha is not None:
             alpha = np.minimum(alpha, photo.alpha)
         return cls(photo, alpha, matting.estimate_foreground(photo.rgb, alpha) if foreground else photo.rgb)

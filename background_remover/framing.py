@@ -24,6 +24,7 @@ MARGIN = 0.05  # room around a subject that is cropped to, as a share of its lon
 BAND = 64  # rows of a scaled picture that are worked on at a time
 MAX_SIDE = 5000  # pixels: longer side of a canvas
 FAINT = 32  # of 255: alpha below this is no subject when it comes to where the subject ends
+SURE = 128  # of 255: alpha from which even a speck is subject, if specks are to stay
 FADE = 4, 12  # pixels of a canvas: within the 16 that a JPEG's blocks reach
 SPECK = 0.002  # of the largest part's area: smaller parts are no subject either
 CLEAN_SIDE = 1024  # pixels: longer side of the copy on which the distance from the subject is measured
@@ -175,10 +176,10 @@ def keep_subject(alpha: Pixels) -> NDArray[np.bool_]:
     return _without_specks((alpha >= FAINT).view(np.uint8))
 
 
-def clean(alpha: Pixels) -> Pixels:
+def clean(alpha: Pixels, *, specks: bool = True) -> Pixels:
     """A matte H x W without the haze and the specks that are far from the subject, about 2 % of its longer side.
 
-    The subject is alpha from FAINT, without SPECKs. What is within 1.5 % of it (hair, soft edges) stays as it is, byte
+    The subject is alpha from FAINT, without SPECKs; without `specks` it also has those that reach SURE. What is within 1.5 % of it (hair, soft edges) stays as it is, byte
     for byte, what is beyond 3 % becomes 0, and it fades in between. A matte without a subject stays as it is.
 
     Distances are measured on a small copy: parts of the subject that are closer to each other than a pixel of it count
@@ -190,7 +191,9 @@ def clean(alpha: Pixels) -> Pixels:
     small = max(1, round(width * scale)), max(1, round(height * scale))
     some = cv2.threshold(alpha, FAINT - 1, 255, cv2.THRESH_BINARY)[1]
     # How much of a pixel is subject; one that has any counts, as thin hair has little.
-    subject = _without_specks(np.asarray(cv2.resize(some, small, interpolation=cv2.INTER_AREA), np.uint8))
+    shares = np.asarray(cv2.resize(some, small, interpolation=cv2.INTER_AREA), np.uint8)
+    sure = None if specks else np.asarray(cv2.resize(alpha, small, interpolation=cv2.INTER_AREA)) >= SURE
+    subject = _without_specks(shares, sure)
     if not subject.any():
         return alpha
     away = cv2.distanceTransform((~subject).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -214,11 +217,16 @@ def fade(alpha: Pixels) -> Pixels:
     return np.asarray(np.rint(alpha * left), np.uint8)
 
 
-def _without_specks(shares: Pixels) -> NDArray[np.bool_]:
-    """Which pixels are subject, h x w, of those that have a share of it: not those in parts of too little area."""
+def _without_specks(shares: Pixels, sure: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Which pixels are subject, h x w, of those that have a share of it: not those in parts of too little area.
+
+    Where there is one that is `sure`, the part is subject however small it is.
+    """
     count, labels = cv2.connectedComponents((shares > 0).view(np.uint8))
     areas = np.bincount(labels.reshape(-1), weights=shares.reshape(-1), minlength=count)
     kept = areas >= SPECK * areas.max()
+    if sure is not None:
+        kept[labels[sure]] = True
     kept[0] = False  # the background
     subject: NDArray[np.bool_] = kept[labels]
     return subject

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from background_remover.framing import SPECK
+from background_remover.framing import SPECK, SURE
 from utilities import PhotoError
 
 Pixels = NDArray[np.uint8]
@@ -25,7 +25,6 @@ Point = tuple[int, int, bool]  # x, y, and whether what is there is kept
 Look = Callable[[Box], Pixels]  # the network's matte of that part of the photo alone
 
 SIDE = 1024  # pixels: longer side of the copy on which parts are told from each other
-SURE = 128  # of 255: alpha from which a pixel is part of a subject
 LEAST = 2e-4  # of the photo's area: what is smaller is no subject by itself
 NEAR = 0.02  # of the longer side: so far beside a part a point still means it
 MAX_POINTS = 8  # each may cost two forwards

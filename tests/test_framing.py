@@ -59,6 +59,18 @@ def test_in_a_large_matte_thin_hair_counts_too(shape):
     assert not cleaned[away > 0.03].any()
 
 
+def test_a_speck_that_is_sure_may_stay_with_what_is_around_it():
+    alpha = np.full((500, 1000), 20, np.uint8)
+    alpha[100:400, 100:400] = 255
+    alpha[50:56, 800:806] = 200  # a bird
+    alpha[450:456, 800:806] = 90  # a doubtful one
+    cleaned = clean(alpha, specks=False)
+    assert np.array_equal(cleaned[35:71, 785:821], alpha[35:71, 785:821])
+    assert not cleaned[440:, 780:].any()
+    assert not cleaned[200:300, 500:].any()
+    assert not clean(alpha)[:, 500:].any()
+
+
 def test_it_fades_without_an_edge():
     alpha = np.full((500, 1000), 31, np.uint8)
     alpha[:, :300] = 255

@@ -179,8 +179,9 @@ def keep_subject(alpha: Pixels) -> NDArray[np.bool_]:
 def clean(alpha: Pixels, *, specks: bool = True) -> Pixels:
     """A matte H x W without the haze and the specks that are far from the subject, about 2 % of its longer side.
 
-    The subject is alpha from FAINT, without SPECKs; without `specks` it also has those that reach SURE. What is within 1.5 % of it (hair, soft edges) stays as it is, byte
-    for byte, what is beyond 3 % becomes 0, and it fades in between. A matte without a subject stays as it is.
+    The subject is alpha from FAINT, without SPECKs; without `specks` it also has those that reach SURE. What is within
+    1.5 % of it (hair, soft edges) stays as it is, byte for byte, what is beyond 3 % becomes 0, and it fades in between.
+    A matte without a subject stays as it is.
 
     Distances are measured on a small copy: parts of the subject that are closer to each other than a pixel of it count
     as one, and a distance may be wrong by two pixels, 0.2 %. At 12 megapixels it takes 25 to 35 ms (two cores of a

@@ -244,7 +244,9 @@ def test_one_of_several_photos_keeps_what_was_picked_in_the_editor(browser, app_
         expect(page.locator("#cutout .outlines button")).to_have_count(2)
         click(page, "cat")
         wait_shows(page, "cutout", truth["cat"].image)
+        before = tile.locator(".get").get_attribute("href")
         page.locator("#back").click()
+        expect(tile.locator(".get")).not_to_have_attribute("href", str(before), timeout=PATIENCE)
         expect(tile).not_to_have_class(re.compile("busy"), timeout=PATIENCE)
         with page.expect_download() as waiting:
             tile.locator(".get").click()

@@ -89,7 +89,9 @@ def pin(order: Order) -> Order:
     given = order.finish.background_image
     picture = Path(given).read_bytes() if isinstance(given, str | os.PathLike) else None
     plain = replace(order.finish, background_image=None)
-    said = repr((plain, picture and hashlib.sha256(picture).hexdigest(), order.cut, weights.sha256, order.precision))
+    said = repr(
+        (plain, picture and hashlib.sha256(picture).hexdigest(), order.cut or False, weights.sha256, order.precision)
+    )
     return replace(
         order,
         finish=replace(order.finish, background_image=picture or given),

@@ -167,7 +167,7 @@ class Run:
 
         self._engine = weights, device, precision
         self._overwrite, self._as_json = overwrite, as_json
-        self._cut = taken(choices, CUTS)
+        self._cut = {name: value for name, value in taken(choices, CUTS).items() if value}
         self._remover: BackgroundRemover | None = None
         if out == "":
             raise click.UsageError("The name for results is empty: name a file or a folder.")
@@ -182,7 +182,7 @@ class Run:
         elif self._folder and os.path.isfile(self._folder):  # noqa: PTH113
             raise click.UsageError(f"'{self._folder.name}' is a file, and not of a picture: name a folder.")
         self._finish = make_finish(background_image, output="matte" if matte else "cutout", **choices)
-        self._how = repr((self._finish, self._cut, weights or os.environ.get("RMBG_WEIGHTS"), precision))
+        self._how = repr((self._finish, self._cut or False, weights or os.environ.get("RMBG_WEIGHTS"), precision))
         self._origins: dict[Path, str] = {}  # of results that are being made
         self._stopping = False
         self._counts = {"done": 0, "skipped": 0, "failed": 0}

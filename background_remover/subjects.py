@@ -54,8 +54,9 @@ def find_subjects(alpha: Pixels) -> list[Subject]:
     parts = _Parts(alpha)
     found = []
     for number in parts.by_area():
-        own = parts.cores == number
-        share, confidence = parts.areas[number] / own.size, parts.small[own].mean() / 255
+        inside = parts.inside(number)
+        own = parts.cores[inside] == number
+        share, confidence = parts.areas[number] / parts.cores.size, parts.small[inside][own].mean() / 255
         found.append(Subject(parts.box(number), float(share), float(confidence), parts.place(number)))
     return found
 
@@ -259,6 +260,7 @@ class _Parts:
         names = np.zeros(len(areas), np.int32)
         names[numbers] = np.arange(1, len(numbers) + 1)
         self.cores: NDArray[np.int32] = names[found]
+        self.rects = np.concatenate((np.zeros((1, 4), np.int32), stats[numbers, :4]))  # left, top, width and height
         self.areas: NDArray[np.int64] = np.concatenate(([0], areas[numbers])).astype(np.int64)
         self.nearest = self.cores  # the part to which each pixel belongs, and how far away that is
         self.away = np.zeros(self.cores.shape, np.float32)
@@ -275,19 +277,26 @@ class _Parts:
         """The numbers of the parts, the largest first."""
         return [int(number) for number in np.argsort(-self.areas[1:], kind="stable") + 1]
 
+    def inside(self, number: int) -> tuple[slice, slice]:
+        """The rows and columns of the copy that a part takes: of hundreds of dots, each costs no more than its own."""
+        left, top, width, height = (int(side) for side in self.rects[number])
+        return slice(top, top + height), slice(left, left + width)
+
     def box(self, number: int) -> Box:
         """Around a part, in the photo's pixels."""
-        left, top, width, height = cv2.boundingRect((self.cores == number).view(np.uint8))
+        left, top, width, height = (int(side) for side in self.rects[number])
         down, across = (whole / small for whole, small in zip(self.shape, self.cores.shape, strict=True))
         right, bottom = left + width, top + height
         return round(left * across), round(top * down), round(right * across), round(bottom * down)
 
     def place(self, number: int) -> tuple[int, int]:
         """The pixel of a part that is farthest from its edge, in the photo's pixels."""
-        inside = cv2.copyMakeBorder((self.cores == number).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-        row, column = np.unravel_index(cv2.distanceTransform(inside, cv2.DIST_L2, 3).argmax(), inside.shape)
+        own = (self.cores[self.inside(number)] == number).astype(np.uint8)
+        bordered = cv2.copyMakeBorder(own, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        row, column = np.unravel_index(cv2.distanceTransform(bordered, cv2.DIST_L2, 3).argmax(), bordered.shape)
+        left, top = (int(side) for side in self.rects[number][:2])
         down, across = (whole / small for whole, small in zip(self.shape, self.cores.shape, strict=True))
-        return int((column - 0.5) * across), int((row - 0.5) * down)
+        return int((left + column - 0.5) * across), int((top + row - 0.5) * down)
 
     def areas_in(self, box: Box) -> NDArray[np.int64]:
         """How much of each part is in a box, in the copy's pixels."""

@@ -9,7 +9,7 @@ from helpers import EXAMPLES, PERSON, ROOT, iou
 
 from background_remover import BackgroundRemover, Cutout, Photo
 from background_remover.photos import Pixels, open_photo
-from background_remover.subjects import MAX_POINTS, find_subjects, pick, read_box, read_points
+from background_remover.subjects import MAX_POINTS, _Parts, find_subjects, pick, read_box, read_points
 from utilities import PhotoError
 
 SHAPE = 300, 400  # height, width
@@ -69,6 +69,19 @@ def test_the_place_of_a_subject_is_well_inside_it_and_picks_it():
             assert alpha[y - 5 : y + 6, x - 5 : x + 6].min() > 200
             (picked,) = find_subjects(pick(alpha, partial(at, alpha), None, [(x, y, True)]))
             assert np.abs(np.subtract(picked.box, subject.box)).max() <= 1
+
+
+def test_hundreds_of_dots_are_listed_at_once():
+    alpha = np.zeros((1024, 1024), np.uint8)
+    for y in range(12, 1000, 24):
+        for x in range(12, 1000, 24):
+            cv2.circle(alpha, (x, y), 9, 255, -1)
+    whole = _Parts(alpha)
+    found = find_subjects(alpha)
+    assert len(found) == len(range(12, 1000, 24)) ** 2
+    assert all(alpha[subject.place[1], subject.place[0]] == 255 for subject in found)
+    looked_at = sum(whole.cores[whole.inside(number)].size for number in whole.by_area())
+    assert looked_at < alpha.size  # and not as often all of the picture
 
 
 # --- boxes ---

@@ -111,7 +111,7 @@ class BackgroundRemover:
         """Cut the subject out of a path, bytes, an open file, a PIL image, or an array H x W (x 1 to 4).
 
         The matte is the network's, as the model card has it; `refine` makes it follow the photo's own edges instead, at
-        about the time that the network takes. `foreground` takes the old background out of the colours of partial
+        about half the time of the network's. `foreground` takes the old background out of the colours of partial
         pixels; False is a little faster. See `matting` for both. With `solid`, wide parts of the subject that come out
         half transparent are decided, see `solid`; for some photos the network runs twice then.
 

@@ -85,6 +85,7 @@ from background_remover.page.turns import (
     turn,
 )
 from background_remover.page.words import words_routes
+from background_remover.pipeline import EXAMPLES as PHOTOS
 from background_remover.routes import routes
 from background_remover.scheduler import WAITING, Kind
 from background_remover.shadows import DIRECTION, SHADOWS, SOFTNESS, STRENGTH
@@ -103,8 +104,6 @@ except (SettingError, WeightsError, EngineError) as error:
     raise SystemExit(str(error)) from None
 
 PACKAGE = Path(background_remover.__file__).parent
-# in the package where it was installed, else beside this file
-PHOTOS = next(filter(Path.is_dir, (PACKAGE / "examples", Path(__file__).parent / "examples")), PACKAGE)
 EXAMPLES = file_store().add_examples(in_order(PHOTOS))
 # Calls that Gradio holds at once: more than `scheduler` admits, so that it is what refuses.
 MAX_EVENTS = sum(most for *_, most in WAITING.values()) + 64

@@ -12,9 +12,10 @@ import logging
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,19 +24,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from background_remover import quantization
 from background_remover.allocator import total_memory
-from briarmbg import REBNCONV, BriaRMBG, upsample_like
+from background_remover.onednn import PATCH, ByteConv, Conv, Stem, can_pack, halve, round_by_diffusion, with_stem
+from background_remover.quantization import Rates
+from briarmbg import REBNCONV, RSU, BriaRMBG, upsample_like
 
 logger = logging.getLogger(__name__)
 
 SIDE = 1024  # pixels: height and width of what the network was trained on
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = (*FLOATS, "int8")  # int8 is for most of the network; the rest is in what is quickest of the others
 # whether an x86 processor computes in it; one that does not takes ten times as long as in fp32, or fails
 SUPPORTED: dict[str, Callable[[], bool]] = {
     "fp32": lambda: True,
     "bf16": lambda: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
     "fp16": lambda: bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
+    "int8": lambda: can_pack() and any(_cpu().get(way) for way in ("avx512_vnni", "avx_vnni")),
 }
+# By this variable oneDNN is kept from instructions that the processor has; those named here have bf16.
+LIMIT, HALVES = "ONEDNN_MAX_CPU_ISA", ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")
 LANES = 8  # photos at most that are worked on at once on a CPU
 LANE_MEMORY = 2_000_000_000  # bytes that each of them may need
 OVERLAPPING = 3  # photos in hand on another device, so that some are opened and saved while the network has one
@@ -60,8 +68,9 @@ class Engine:
     variables RMBG_DEVICE and RMBG_PRECISION decide, and without them the machine: CUDA if there, else Apple's
     MPS, else the CPU; half precision where the hardware computes in it. `on_device` decorates the one function
     that touches the device, for hosts that lend a GPU by the call (`spaces.GPU`). `between_steps` is called between
-    the blocks of a forward on the CPU, in its caller's thread, and may raise to end it there. The network becomes the
-    engine's own. A program that is about running it should call `allocator.keep_freed_memory` first.
+    the blocks of a forward on the CPU, in its caller's thread, and may raise to end it there. `samples` gives photos,
+    1024 x 1024 x 3 each, on which weights are measured that are new in int8. The network becomes the engine's own. A
+    program that is about running it should call `allocator.keep_freed_memory` first.
 
     Raises EngineError.
     """
@@ -73,10 +82,13 @@ class Engine:
         precision: str | None = None,
         on_device: Wrapper | None = None,
         between_steps: Callable[[], None] = lambda: None,
+        *,
+        samples: Callable[[], Iterable[Pixels]] = tuple,
     ) -> None:
         self.device = _device(device or os.environ.get("RMBG_DEVICE") or None)
         self.precision = _precision(precision or os.environ.get("RMBG_PRECISION") or None, self.device)
-        self.net = _Matte(net, PRECISIONS[self.precision])
+        rates = self._rates(net, samples) if self.precision == "int8" else None
+        self.net = _Matte(net, FLOATS[_native_floats() if rates else self.precision])
         self.graphs: dict[int, _Graph] = {}
         self.forward = on_device(self._forward) if on_device else self._forward
         self.lent = self.forward != self._forward
@@ -89,7 +101,7 @@ class Engine:
             for name, block in net.named_children():
                 if name.startswith("stage"):
                     block.register_forward_pre_hook(lambda *_: between_steps())
-        self._prepare()
+        self._prepare(rates)
         self.joins = self.device.type != "cpu" and not self.lent  # whether images of several threads are one forward
         self.together = _Together(self._alone, _largest_batch(self.device) if self.joins else 1)
 
@@ -98,13 +110,24 @@ class Engine:
         if not self.lent:
             self(np.zeros((1, SIDE, SIDE, 3), np.uint8))
 
-    def _prepare(self) -> None:
+    @staticmethod
+    def _rates(net: BriaRMBG, samples: Callable[[], Iterable[Pixels]]) -> Rates:
+        try:
+            return quantization.rates_for(net, samples)
+        except ValueError as error:
+            raise EngineError(
+                "These weights are new in int8, and there are no photos to measure them on: set RMBG_PRECISION to bf16 "
+                "or fp32."
+            ) from error
+
+    def _prepare(self, rates: Rates | None) -> None:
         """Put the network on the device, and see whether that can run it; one lent by the call is not here yet."""
         try:
-            self.net.to(self.device)
-            if self.device.type == "cpu" and not self.lent and _can_pack():
-                self.net.pack()
+            if self.device.type == "cpu" and not self.lent and _is_x86() and can_pack():
+                self.net.pack(rates)
             else:
+                self.net.convert()
+                self.net.to(self.device)
                 self.warm_up()
         except RuntimeError as error:  # torch's own, for an operator that the device lacks and for memory alike
             raise EngineError(
@@ -230,58 +253,92 @@ class _Matte(nn.Module):
     errors cancel. benchmarks/quality.py measures how far the matte still is from that in fp32.
     """
 
-    stem: nn.Module
     trunk: BriaRMBG
 
     def __init__(self, net: BriaRMBG, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
         net.eval().requires_grad_(False)
-        for name, block in net.named_modules():
+        for block in net.modules():
             if isinstance(block, REBNCONV):
-                conv = fuse_conv_bn_eval(block.conv_s1, block.bn_s1)
-                block.conv_s1 = _ConvReLU(conv, torch.float32 if name.startswith("stage6.") else dtype)  # type: ignore[assignment]
-                block.bn_s1 = block.relu_s1 = nn.Identity()  # type: ignore[assignment]
-        net.add_module("stage6", _InFloat(net.get_submodule("stage6")))
-        self.stem = net.conv_in.to(memory_format=torch.channels_last)
+                block.conv_s1 = fuse_conv_bn_eval(block.conv_s1, block.bn_s1)
+                block.bn_s1 = nn.Identity()  # type: ignore[assignment]
+        self.first = net.conv_in
+        self.stem: nn.Module = _Stem(self.first)
         net.conv_in = nn.Identity()  # type: ignore[assignment]
-        net.get_submodule("side1").to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trunk = net
 
-    @torch.inference_mode()
-    def pack(self) -> None:
-        """Lay the weights out for what reaches each convolution, as a forward of a small image shows it.
+    def convert(self) -> None:
+        """Put the weights into `dtype`."""
+        for name, block in self.trunk.named_modules():
+            if isinstance(block, REBNCONV):
+                block.conv_s1 = _ConvReLU(block.conv_s1, self._dtype(name))  # type: ignore[assignment]
+                block.relu_s1 = nn.Identity()  # type: ignore[assignment]
+        self._convert_head()
 
-        All sizes in the network are the image's, halved so many times, so they are in proportion.
+    @torch.inference_mode()
+    def pack(self, rates: Rates | None = None) -> None:
+        """Put quicker ones in place of the convolutions, laid out for the shapes that reach them, which are found by a
+        forward of a small image: all sizes in the network are the image's, halved so many times.
+
+        With `rates`, some of them compute in 8 bits, see `quantization`.
         """
-        shapes: dict[_ConvReLU, list[int]] = {}
-        convs = [module for module in self.modules() if isinstance(module, _ConvReLU)]
-        hooks = [
-            conv.register_forward_pre_hook(lambda conv, given: shapes.update({conv: list(given[0].shape)}))
-            for conv in convs
-        ]
-        self.forward(torch.zeros((1, SIDE // SMALLER, SIDE // SMALLER, 3), dtype=torch.uint8))
+        blocks = {name: block for name, block in self.trunk.named_modules() if isinstance(block, REBNCONV)}
+        shapes: dict[REBNCONV, list[int]] = {}
+
+        def record(block: nn.Module, given: tuple[Tensor, ...]) -> None:
+            joined = [tensor for tensor in given if tensor is not None]
+            size = (SMALLER * length for length in joined[-1].shape[2:])
+            shapes[block] = [1, sum(tensor.shape[1] for tensor in joined), *size]  # type: ignore[index]
+
+        hooks = [block.register_forward_pre_hook(record) for block in blocks.values()]
+        self.trunk.features(self.stem(torch.zeros((1, SIDE // SMALLER, SIDE // SMALLER, 3), dtype=torch.uint8)))
         for hook in hooks:
             hook.remove()
-        for conv, shape in shapes.items():
-            conv.pack([*shape[:2], shape[2] * SMALLER, shape[3] * SMALLER])
+        chosen = quantization.names() if rates else []
+        closed = quantization.only_bytes(self.trunk, chosen)
+        first, self.stem = self.first, Stem(self.dtype, SIDE, SIDE)
+        for name, block in blocks.items():
+            conv, shape = block.conv_s1, shapes[block]
+            if rates and name in chosen:
+                read = torch.cat([rates[source] for source in quantization.sources(self.trunk, name)])
+                out = rates[name] if name in closed else None
+                packed: nn.Module = ByteConv(conv, shape, read, self.dtype, out)
+            elif name == "stage1.rebnconvin":
+                packed = Conv(conv, with_stem(conv.weight, first, self.dtype), [1, PATCH, *shape[2:]])
+            else:
+                packed = Conv(conv, _rounded(conv.weight, self._dtype(name)), shape)
+            parent, _, child = name.rpartition(".")
+            self.trunk.get_submodule(parent).add_module(child, packed)
+        for module in self.trunk.modules():
+            if isinstance(module, RSU | BriaRMBG):
+                module.halve = halve
+        self._convert_head()
+
+    def _dtype(self, name: str) -> torch.dtype:
+        """Of a block."""
+        return torch.float32 if name.startswith("stage6.") else self.dtype
+
+    def _convert_head(self) -> None:
+        self.trunk.get_submodule("side1").to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
-        image = images.permute(0, 3, 1, 2).float().div_(255).sub_(0.5)  # N x 3 x H x W, channels_last
-        features = self.trunk.features(self.stem(image).to(self.dtype))[0]
-        matte = torch.sigmoid(upsample_like(self.trunk.get_submodule("side1")(features).float(), image))
+        features = self.trunk.features(self.stem(images).to(self.dtype))[0]
+        logits = self.trunk.get_submodule("side1")(features).float()
+        matte = torch.sigmoid(upsample_like(logits, images.permute(0, 3, 1, 2)))
         return matte[:, 0].mul_(255).round_().to(torch.uint8)
 
 
-class _InFloat(nn.Module):
-    """A module of fp32 among others."""
+class _Stem(nn.Module):
+    """The first convolution, of the photo itself, which is not rounded: N x H x W x 3 bytes."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.inner = inner
+        self.conv = conv.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x.float()).to(x.dtype)  # type: ignore[no-any-return]
+    def forward(self, images: Tensor) -> Tensor:
+        image = images.permute(0, 3, 1, 2).float().div_(255).sub_(0.5)  # channels_last
+        return self.conv(image)  # type: ignore[no-any-return]
 
 
 class _ConvReLU(nn.Module):
@@ -291,48 +348,20 @@ class _ConvReLU(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
-        weight = conv.weight if dtype == torch.float32 else _rounded(conv.weight, dtype)
-        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
-        self.bias = conv.bias  # type: ignore[assignment]
-        self.padding: list[int] = list(conv.padding)  # type: ignore[arg-type]
-        self.stride, self.dilation = list(conv.stride), list(conv.dilation)
-        self.packed: Tensor | None = None
-
-    def pack(self, shape: list[int]) -> None:
-        """Make it one oneDNN call, with the weights laid out for inputs of `shape`; others are still right.
-
-        PyTorch's own compiler emits the same two operators. In eager mode the weights are laid out anew at every call
-        and the ReLU is another pass over memory, together 5 % of the time in bf16 and 9 % in fp32.
-        """
-        self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-            self.weight.detach().to_mkldnn(), self.padding, self.stride, self.dilation, 1, shape
+        self.weight = nn.Parameter(
+            _rounded(conv.weight, dtype).contiguous(memory_format=torch.channels_last), requires_grad=False
         )
-        del self.weight
+        self.bias = conv.bias  # type: ignore[assignment]
+        self.way: tuple[Any, ...] = conv.stride, conv.padding, conv.dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is not None:
-            return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
-                x, self.packed, self.bias, self.padding, self.stride, self.dilation, 1, "relu", [], ""
-            )
-        whole = x.dtype == torch.float32
-        out = F.conv2d(x, self.weight, self.bias if whole else None, self.stride, self.padding, self.dilation)
+        whole = self.weight.dtype == torch.float32
+        out = F.conv2d(x.to(self.weight.dtype), self.weight, self.bias if whole else None, *self.way)
         return (out if whole else out.add_(self.bias[:, None, None])).relu_()
 
 
-def _rounded(weight: Tensor, dtype: torch.dtype, group: int = 36) -> Tensor:
-    """Weights out x in x 3 x 3 in half precision, each carrying the rounding error of those before it in its group.
-
-    Features change little from pixel to pixel, so errors that cancel within the nine weights of a channel, and over
-    four channels, hardly reach the sum: error diffusion, as in halftoning.
-    """
-    columns = weight.reshape(-1, group).t().contiguous()
-    rounded = torch.empty_like(columns, dtype=dtype)
-    error = torch.zeros_like(columns[0])
-    for exact, nearest in zip(columns, rounded, strict=True):
-        wanted = exact + error
-        nearest.copy_(wanted)
-        error = wanted - nearest
-    return rounded.t().reshape(weight.shape)
+def _rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight if dtype == torch.float32 else round_by_diffusion(weight, dtype)
 
 
 class _Graph:
@@ -372,13 +401,21 @@ def _precision(name: str | None, device: torch.device) -> str:
     if name is None:
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        native = device.type == "cpu" and any(_cpu().get(way) for way in ("avx512_bf16", "amx_bf16", "bf16"))
-        return "bf16" if native else "fp32"
+        return _native_floats() if device.type == "cpu" else "fp32"
     if name not in PRECISIONS:
         raise EngineError(f"There is no precision '{name}': set RMBG_PRECISION to one of {', '.join(PRECISIONS)}.")
+    if name == "int8" and not (device.type == "cpu" and _is_x86()):
+        raise EngineError("int8 is for x86 processors alone: set RMBG_PRECISION to bf16 or fp32, or leave it unset.")
     if device.type == "cpu" and _is_x86() and not SUPPORTED[name]():
         raise EngineError(f"This processor does not compute in {name}: set RMBG_PRECISION to fp32, or leave it unset.")
     return name
+
+
+def _native_floats() -> str:
+    """The quickest floats that this processor computes in."""
+    limit = os.environ.get(LIMIT, "ALL").upper()
+    native = any(_cpu().get(way) for way in ("avx512_bf16", "amx_bf16", "bf16"))
+    return "bf16" if native and any(name in limit for name in HALVES) else "fp32"
 
 
 def _cpu() -> dict[str, object]:
@@ -389,11 +426,3 @@ def _cpu() -> dict[str, object]:
 def _is_x86() -> bool:
     """Whether oneDNN has its own convolutions here, with which half precision is either fast or forbidden."""
     return platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-
-
-def _can_pack() -> bool:
-    return (
-        _is_x86()
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-        and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
-    )

@@ -38,6 +38,9 @@ NOTHING_FOUND = "Nothing in this photo stands out as the subject, so the matte i
 # Of 255: the network's peak from which a photo has a subject, some pixel being rather it than not. Textures reach 115,
 # subjects 247. `utilities.EMPTY` is lower, since the model card's formulas stretch whatever a caller's network finds.
 FOUND = 128
+PACKAGE = Path(__file__).parent
+# The example photos: in the package where it was installed, else beside it.
+EXAMPLES = next(filter(Path.is_dir, (PACKAGE / "examples", PACKAGE.parent / "examples")), PACKAGE)
 MANY = 1000  # photos, where nobody knows how many there are
 
 
@@ -50,6 +53,12 @@ class Outcome:
     reason: str = ""  # why there is none, or why it is empty, in one sentence
     photo: Path | str = field(default="", compare=False)  # as it was given
     seconds: float = field(default=0.0, compare=False)
+
+
+def example_inputs() -> Iterator[Pixels]:
+    """The example photos as the network sees them, 1024 x 1024 x 3."""
+    for path in sorted(EXAMPLES.glob("*.[jp][pn]g")):
+        yield open_photo(path).for_network(SIDE)
 
 
 class BackgroundRemover:
@@ -78,7 +87,7 @@ class BackgroundRemover:
         """
         net = build_network(weights)
         self.weights = replace(weights, state_dict={})  # the network has the tensors now
-        self.engine = Engine(net, device, precision, on_device, between_steps)
+        self.engine = Engine(net, device, precision, on_device, between_steps, samples=example_inputs)
         self._between_steps = between_steps
 
     @classmethod
@@ -94,7 +103,8 @@ class BackgroundRemover:
 
         With None, the environment variable RMBG_WEIGHTS decides, and without it BRIA's weights are taken, or
         IS-Net's where the Hugging Face Hub can't be reached or refuses. `device` is "cuda", "mps" or "cpu",
-        `precision` "fp32", "bf16" or "fp16"; None takes what is quickest here. Raises WeightsError, EngineError.
+        `precision` "fp32", "bf16", "fp16" or "int8"; None takes the quickest here that keeps the matte. Raises
+        WeightsError, EngineError.
         """
         return cls(weights_module.load(source), device, precision, on_device, between_steps)
 

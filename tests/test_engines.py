@@ -16,7 +16,7 @@ import torch
 from helpers import EXAMPLES, ROOT
 from torch import nn
 
-from background_remover import engines, weights
+from background_remover import engines, onednn, weights
 from background_remover.engines import SIDE, Engine, EngineError
 from background_remover.photos import open_photo
 from briarmbg import BriaRMBG
@@ -87,17 +87,16 @@ def test_a_batch_is_its_images(engine, views):
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bf16)])
 @pytest.mark.parametrize("dilation", [1, 2, 8])
 def test_a_convolution_with_its_relu_is_exact_at_any_size(dtype, dilation, pack):
-    if pack and not engines._can_pack():
+    if pack and not onednn.can_pack():
         pytest.skip("no oneDNN here")
     torch.manual_seed(0)
     conv = nn.Conv2d(32, 48, 3, padding=dilation, dilation=dilation).requires_grad_(False)
     conv.bias += 5.01  # which bf16 can't hold: it has 5.0 and 5.03
-    ours = engines._ConvReLU(conv, dtype)
-    weight = ours.weight.double()
-    assert ours.weight.dtype == dtype
+    plain = engines._ConvReLU(conv, dtype)
+    weight = plain.weight.double()
+    assert plain.weight.dtype == dtype
     shapes = [(1, 32, 40, 24), (2, 32, 17, 9), (1, 32, 1, 1)]
-    if pack:
-        ours.pack(list(shapes[0]))
+    ours = onednn.Conv(conv, plain.weight, list(shapes[0])) if pack else plain
     for shape in shapes:
         x = torch.randn(shape).to(dtype).to(memory_format=torch.channels_last)
         exact = torch.relu(
@@ -124,14 +123,14 @@ def test_rounded_weights_keep_the_sums_of_their_groups(dtype):
 
 
 def test_without_packing_fp32_is_the_same(views, truth, monkeypatch):
-    monkeypatch.setattr(engines, "_can_pack", lambda: False)
+    monkeypatch.setattr(engines, "can_pack", lambda: False)
     plain = Engine(new_net(), "cpu", "fp32")
     assert np.abs(plain(views[:1])[0] - truth[0]).max() <= 0.51
 
 
 @needs_bf16
 def test_without_packing_bf16_is_as_near(views, truth, monkeypatch):
-    monkeypatch.setattr(engines, "_can_pack", lambda: False)
+    monkeypatch.setattr(engines, "can_pack", lambda: False)
     plain = Engine(new_net(), "cpu", "bf16")
     moved = [
         np.abs(plain(view[None])[0] - np.rint(matte)).mean() for view, matte in zip(views[:5], truth, strict=False)
@@ -150,8 +149,7 @@ def test_a_forward_changes_nothing_in_the_network(engine):
         ]
 
     before = state()
-    convs = [module for module in engine.net.modules() if isinstance(module, engines._ConvReLU)]
-    assert all((conv.packed is not None) == engines._can_pack() for conv in convs)
+    assert any(isinstance(module, engines._ConvReLU) for module in engine.net.modules()) != onednn.can_pack()
     engine(np.zeros((1, SIDE, SIDE, 3), np.uint8))
     assert state() == before
 
@@ -170,7 +168,7 @@ def test_what_the_device_can_not_run_is_one_sentence(monkeypatch):
     def forward(*_: object) -> None:
         raise RuntimeError("not implemented for 'Half'")
 
-    monkeypatch.setattr(engines._Matte, "forward", forward)
+    monkeypatch.setattr(BriaRMBG, "features", forward)
     with pytest.raises(EngineError, match="can't be run in fp32 on cpu") as caught:
         Engine(BriaRMBG(), "cpu", "fp32")
     assert "Half" not in str(caught.value)
@@ -243,14 +241,24 @@ def test_cuda_graphs_give_the_plain_networks_mattes(views, truth, precision):
 
 def test_a_small_image_shows_the_sizes_that_a_forward_has(seeded_net, monkeypatch):
     """By which the weights are laid out: those of a real forward, layer by layer."""
-    packed: dict[int, list[int]] = {}
-    monkeypatch.setattr(engines._ConvReLU, "pack", lambda conv, shape: packed.update({id(conv): shape}))
+    packed: dict[nn.Module, list[int]] = {}
+
+    class Conv(onednn.Conv):
+        def __init__(self, conv: nn.Conv2d, weight: torch.Tensor, shape: list[int]) -> None:
+            super().__init__(conv, weight, shape)
+            packed[self] = shape
+
+    monkeypatch.setattr(engines, "Conv", Conv)
     net = engines._Matte(copy.deepcopy(seeded_net), torch.float32)
     net.pack()
-    seen: dict[int, list[int]] = {}
-    for module in net.modules():
-        if isinstance(module, engines._ConvReLU):
-            module.register_forward_pre_hook(lambda conv, given: seen.update({id(conv): list(given[0].shape)}))
+    seen: dict[nn.Module, list[int]] = {}
+
+    def record(conv: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        *deep, last = (tensor for tensor in given if tensor is not None)
+        seen[conv] = [1, last.shape[1] + sum(tensor.shape[1] for tensor in deep), *last.shape[2:]]
+
+    for module in packed:
+        module.register_forward_pre_hook(record)
     with torch.inference_mode():
         net.forward(torch.zeros((1, engines.SIDE, engines.SIDE, 3), dtype=torch.uint8))
     assert packed == seen
@@ -295,8 +303,8 @@ def joining(seeded_net, monkeypatch) -> Engine:
             raise RuntimeError("the device fails")
         return images[..., 1]
 
-    monkeypatch.setattr(engines, "_can_pack", lambda: True)
-    monkeypatch.setattr(engines._Matte, "pack", lambda _: None)
+    monkeypatch.setattr(engines, "can_pack", lambda: True)
+    monkeypatch.setattr(engines._Matte, "pack", lambda *_: None)
     engine = Engine(copy.deepcopy(seeded_net), "cpu", "fp32")
     engine.joins, engine.together.most, engine.sizes, engine.forward = True, engines.TOGETHER, [], forward
     return engine

@@ -1,0 +1,304 @@
+"""The network's convolutions and what lies between them, by PyTorch's own oneDNN operators, packed for this processor.
+
+Tensors are N x C x H x W in channels_last. Those in floats hold values; those in bytes hold value x rate, of a rate for
+each channel, see `quantization`. A convolution reads either and joins what it is given by itself: what is enlarged is
+written to where the convolution reads it, with no tensor between. Sizes are those that the network has for images of
+1024 x 1024: whatever is enlarged is doubled.
+
+Everything here is of what PyTorch's compiler emits as well, called by hand: without the compiler there is no other way
+to a convolution whose weights are laid out once, to its ReLU inside of it, or to 8 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+# In bytes, what is not positive is 0: those of ReLUs lose nothing.
+LARGEST = 255
+LARGEST_WEIGHT = 127
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column of the four pixels that one becomes
+NEAR, FAR = 3, 1  # quarters of a doubled pixel that are of the pixel it lies in, and of its neighbour
+SIXTEENTHS = 16
+PIXELS, PATCH = 27, 32  # of a patch of 3 x 3: its values, and its channels, the rest of which are 1
+# PyTorch converts bf16 to int8 four times as fast as to uint8, and rounds towards 0: this much below the byte, rounding
+# is to the nearest for bytes up to 64, where bf16 has halves, and a quarter off above.
+MIDDLE, BELOW = 128, 128.25
+
+Steps = Callable[[Tensor], Tensor]
+
+
+def can_pack() -> bool:
+    """Whether this PyTorch has the operators."""
+    return (
+        hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
+        and hasattr(torch.ops.onednn, "qconv_pointwise")
+    )
+
+
+def halve(x: Tensor) -> Tensor:
+    """Max-pool to half the height and width, which are even; by rows first, which are memory as it lies.
+
+    PyTorch's own takes 1.5 to 3 times as long in bf16, and has no bytes.
+    """
+    images, channels, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(images, height // 2, 2, width * channels)
+    pairs = torch.maximum(rows[:, :, 0], rows[:, :, 1]).view(images, height // 2, width // 2, 2, channels)
+    return torch.maximum(pairs[..., 0, :], pairs[..., 1, :]).permute(0, 3, 1, 2)
+
+
+class Stem(nn.Module):
+    """Images to the patches of 3 x 3 pixels that the network's first convolution sees, N x PATCH x H/2 x W/2.
+
+    That convolution has no ReLU, so it can be part of the next one, see `with_stem`: a third of the operations of both
+    are left, and no rounding in between. Patches rather than pixels, since both pad with zeros of their own. Pixels are
+    centred, (2 p - 255) / 256, and exact in any float; the convolution only sorts them.
+    """
+
+    def __init__(self, dtype: torch.dtype, height: int, width: int) -> None:
+        super().__init__()
+        weight = torch.zeros(PATCH, 3, 3, 3)
+        weight[:PIXELS] = torch.eye(PIXELS).view(PIXELS, 3, 3, 3)
+        constant = torch.zeros(PATCH)
+        constant[PIXELS:] = 1
+        self.call = _packed(weight.to(dtype), constant, [1, 3, height, width], padding=1, stride=2)
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.permute(0, 3, 1, 2).to(self.dtype)
+        return self.call(pixels.mul_(2 / 256).sub_(255 / 256))
+
+
+def with_stem(weight: Tensor, stem: nn.Conv2d, dtype: torch.dtype) -> Tensor:
+    """The weights out x PATCH x 3 x 3 on patches that come to `weight` out x in x 3 x 3 on what `stem` makes of images.
+
+    Its bias has as many of the constant channels as there are, each for what rounding leaves of those before.
+    """
+    pixels = torch.einsum("omyx,mi->oiyx", weight, stem.weight.flatten(1) * (256 / 510))
+    rest = torch.einsum("omyx,m->oyx", weight, stem.bias)
+    constants = []
+    for _ in range(PATCH - PIXELS):
+        constants.append(rest.to(dtype).float())
+        rest = rest - constants[-1]
+    rounded = pixels if dtype == torch.float32 else round_by_diffusion(pixels, dtype, group=PIXELS)
+    return torch.cat([rounded, torch.stack(constants, 1).to(dtype)], 1)
+
+
+class Conv(nn.Module):
+    """A convolution of floats and its ReLU, in one call.
+
+    In eager mode the weights are laid out anew at every call and the ReLU is another pass over memory, together 5 % of
+    the time in bf16 and 9 % in fp32. `shape` is that of its input; others are right too. It is `conv` with other
+    weights, whose type it has; the bias stays fp32.
+    """
+
+    def __init__(self, conv: nn.Conv2d, weight: Tensor, shape: list[int]) -> None:
+        super().__init__()
+        dilation = conv.dilation[0]
+        self.call = _packed(weight, conv.bias, shape, padding=dilation, dilation=dilation, relu=True)
+        self.dtype = weight.dtype
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        return self.call(x.to(self.dtype) if skip is None else self._join(x.to(self.dtype), skip))
+
+    def _join(self, deep: Tensor, skip: Tensor) -> Tensor:
+        if deep.shape[2:] == skip.shape[2:]:
+            return torch.cat((deep, skip), 1)
+        joined = _empty_join(deep, skip, self.dtype)
+        _put_doubled(joined[..., : deep.shape[1]], deep, _doublers(deep.shape[1], deep.shape[2:], self.dtype))
+        joined[..., deep.shape[1] :] = skip.permute(0, 2, 3, 1)
+        return joined.permute(0, 3, 1, 2)
+
+
+class ByteConv(nn.Module):
+    """A convolution of bytes and its ReLU: weights in 8 bits, sums in 32, twice as fast as bf16 and four times fp32.
+
+    `rates` are those of its input's channels. With `out` it gives bytes at those rates, else floats of `dtype`; `dtype`
+    is also that of inputs in floats. The weights of each output have one scale, into which the rates go: a channel's
+    rate costs nothing, on either side.
+    """
+
+    def __init__(
+        self, conv: nn.Conv2d, shape: list[int], rates: Tensor, dtype: torch.dtype, out: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        per_byte = conv.weight / rates[:, None, None]
+        scales = per_byte.abs().amax((1, 2, 3)).clamp_min(torch.finfo(torch.float32).tiny) / LARGEST_WEIGHT
+        whole = round_by_diffusion(per_byte / scales[:, None, None, None], torch.int8)
+        bias, kind, dilation = conv.bias, dtype, conv.dilation[0]
+        if out is not None:
+            scales, bias, kind = scales * out, bias * out if bias is not None else None, torch.uint8
+        self.call = _packed_bytes(whole, scales, bias, shape, kind, padding=dilation, dilation=dilation, relu=True)
+        self.rates, self.dtype = rates, dtype
+        self.readers: dict[tuple[int, torch.Size], list[Steps]] = {}
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        if skip is not None:
+            return self.call(self._join(x, skip))
+        return self.call(self._bytes(x, 0))
+
+    def _join(self, deep: Tensor, skip: Tensor) -> Tensor:
+        joined = _empty_join(deep, skip, torch.uint8)
+        first, second = joined[..., : deep.shape[1]], joined[..., deep.shape[1] :]
+        if deep.shape[2:] == skip.shape[2:]:
+            first[:] = self._bytes(deep, 0).permute(0, 2, 3, 1)
+        elif deep.dtype == torch.uint8:
+            _put_doubled(first, deep, _byte_doublers(deep.shape[1], deep.shape[2:]))
+        else:
+            _put_doubled(first, deep, self._reader(0, deep, doubles=True))
+        second[:] = self._bytes(skip, deep.shape[1]).permute(0, 2, 3, 1)
+        return joined.permute(0, 3, 1, 2)
+
+    def _bytes(self, x: Tensor, start: int) -> Tensor:
+        """Channels of the input from `start` on, in bytes."""
+        return x if x.dtype == torch.uint8 else self._reader(start, x)[0](x)
+
+    def _reader(self, start: int, x: Tensor, doubles: bool = False) -> list[Steps]:
+        """What turns floats of `dtype` into bytes: one step, or the four that double at the same time."""
+        key = start, x.shape[1:]
+        if key not in self.readers:
+            rates = self.rates[start : start + x.shape[1]]
+            kernels = _corner_kernels() / SIXTEENTHS if doubles else torch.ones(1, 1, 1)
+            self.readers[key] = [_to_bytes(kernel, rates, x.shape[2:], self.dtype) for kernel in kernels]
+        return self.readers[key]
+
+
+def round_by_diffusion(weight: Tensor, dtype: torch.dtype, group: int = 36) -> Tensor:
+    """Weights out x in x 3 x 3 rounded to `dtype`, each carrying the rounding error of those before it in its group.
+
+    Features change little from pixel to pixel, so errors that cancel within the nine weights of a channel, and over
+    four channels, hardly reach the sum: error diffusion, as in halftoning.
+    """
+    columns = weight.reshape(-1, group).t().contiguous()
+    rounded = torch.empty_like(columns, dtype=dtype)
+    error = torch.zeros_like(columns[0])
+    for exact, nearest in zip(columns, rounded, strict=True):
+        wanted = exact + error
+        if not dtype.is_floating_point:
+            wanted = wanted.round().clamp_(-LARGEST_WEIGHT, LARGEST_WEIGHT)
+        nearest.copy_(wanted)
+        error = exact + error - nearest
+    return rounded.t().reshape(weight.shape)
+
+
+def _packed(
+    weight: Tensor,
+    bias: Tensor | None,
+    shape: list[int],
+    *,
+    padding: int = 0,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    relu: bool = False,
+    clamp: tuple[float, float] | None = None,
+) -> Steps:
+    """A convolution of floats with its weights laid out for inputs of `shape`, and what follows it at once."""
+    then, limits = ("hardtanh", list(clamp)) if clamp else ("relu" if relu else "none", [])
+    way = [padding, padding], [stride, stride], [dilation, dilation], groups
+    laid_out = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+        weight.detach().contiguous(memory_format=torch.channels_last).to_mkldnn(), *way, shape
+    )
+    return lambda x: torch.ops.mkldnn._convolution_pointwise(x, laid_out, bias, *way, then, limits, "")
+
+
+def _packed_bytes(
+    weight: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    shape: list[int],
+    dtype: torch.dtype,
+    *,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    relu: bool = False,
+) -> Steps:
+    """The same of bytes and whole weights, -127..127, of a scale for each output; the result is in `dtype`."""
+    way = [1, 1], [padding, padding], [dilation, dilation], groups
+    laid_out = torch.ops.onednn.qconv_prepack(weight, scales, 1.0, 0, *way, shape)
+    zeros, then = torch.zeros(len(scales), dtype=torch.int32), "relu" if relu else "none"
+    return lambda x: torch.ops.onednn.qconv_pointwise(
+        x, 1.0, 0, laid_out, scales, zeros, bias, *way, 1.0, 0, dtype, then, [], ""
+    )
+
+
+def _to_bytes(kernel: Tensor, rates: Tensor, size: torch.Size, dtype: torch.dtype) -> Steps:
+    """A depthwise convolution of floats H x W, or its border around them for more than one weight, to bytes."""
+    halves = dtype == torch.bfloat16
+    offset, limits = (-BELOW, (-MIDDLE, MIDDLE - 1)) if halves else (0.5, (0, LARGEST))
+    channels, border = len(rates), 2 * (kernel.shape[-1] - 1)
+    call = _packed(
+        (kernel * rates[:, None, None])[:, None].to(dtype),
+        torch.full((channels,), offset),
+        [1, channels, size[0] + border, size[1] + border],
+        groups=channels,
+        clamp=limits,
+    )
+    if halves:
+        return lambda x: call(x).to(torch.int8).view(torch.uint8).bitwise_xor_(MIDDLE)
+    return lambda x: call(x).to(torch.uint8)
+
+
+def _corner_kernels() -> Tensor:
+    """Bilinear doubling as four kernels of 2 x 2, in sixteenths, in the order of CORNERS: 4 x 2 x 2."""
+    weights = torch.tensor([[FAR, NEAR], [NEAR, FAR]], dtype=torch.float32)
+    return torch.stack([torch.outer(weights[row], weights[column]) for row, column in CORNERS])
+
+
+@cache
+def _doublers(channels: int, size: torch.Size, dtype: torch.dtype) -> list[Steps]:
+    """The four steps for floats."""
+    shape = [1, channels, size[0] + 2, size[1] + 2]
+    kernels = (_corner_kernels() / SIXTEENTHS).to(dtype)
+    return [_packed(kernel.expand(channels, 1, 2, 2), None, shape, groups=channels) for kernel in kernels]
+
+
+@cache
+def _byte_doublers(channels: int, size: torch.Size) -> list[Steps]:
+    """The same for bytes, which keep their rates."""
+    shape, scales = [1, channels, size[0] + 2, size[1] + 2], torch.full((channels,), 1 / SIXTEENTHS)
+    return [
+        _packed_bytes(
+            kernel.to(torch.int8).expand(channels, 1, 2, 2).contiguous(),
+            scales,
+            None,
+            shape,
+            torch.uint8,
+            groups=channels,
+        )
+        for kernel in _corner_kernels()
+    ]
+
+
+def _empty_join(deep: Tensor, skip: Tensor, dtype: torch.dtype) -> Tensor:
+    """Room for both, N x H x W x C."""
+    images, channels, height, width = skip.shape
+    return torch.empty((images, height, width, deep.shape[1] + channels), dtype=dtype)
+
+
+def _put_doubled(out: Tensor, x: Tensor, steps: list[Steps]) -> None:
+    """`x` N x C x h x w to `out` N x 2h x 2w x C, where it may be among other channels.
+
+    At half the time of `F.interpolate` and a concatenation in bf16, and rounded once: oneDNN's depthwise convolutions
+    go at the speed of memory, where PyTorch's enlarging computes.
+    """
+    height, width = x.shape[2:]
+    for (row, column), piece in zip(CORNERS, _pieces(x, steps), strict=True):
+        out[:, row::2, column::2] = piece[:, row : row + height, column : column + width]
+
+
+def _pieces(x: Tensor, steps: list[Steps]) -> Iterator[Tensor]:
+    """What each step makes of `x` with its border repeated around it, N x (h + 1) x (w + 1) x C."""
+    images, channels, height, width = x.shape
+    inner = x.permute(0, 2, 3, 1)
+    around = torch.empty((images, height + 2, width + 2, channels), dtype=x.dtype)
+    around[:, 1:-1, 1:-1] = inner
+    around[:, 1:-1, 0], around[:, 1:-1, -1] = inner[:, :, 0], inner[:, :, -1]
+    around[:, 0], around[:, -1] = around[:, 1], around[:, -2]
+    for step in steps:
+        yield step(around.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

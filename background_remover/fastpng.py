@@ -1,8 +1,8 @@
 """Writing PNGs fast: 12 megapixels with alpha in about 40 ms on two cores.
 
 Pillow needs 640 ms at its lowest level, OpenCV 570, libspng 750 (imagecodecs), fpng 80; so the rows are
-filtered here and deflated in stripes side by side by ISA-L. The file is an ordinary PNG (RFC 2083): stripes
-end on a byte boundary (a sync flush) and so join into one zlib stream.
+filtered here and deflated in stripes side by side by ISA-L, which takes three quarters of the time. The file is
+an ordinary PNG (RFC 2083): stripes end on a byte boundary (a sync flush) and so join into one zlib stream.
 """
 
 from __future__ import annotations

@@ -66,13 +66,13 @@ def with_alpha(rgb: Colours, alpha: Pixels, shadow: Pixels | None = None) -> Col
     """
     rgba = np.empty((*alpha.shape, 4), rgb.dtype)
     own = alpha if rgb.dtype == np.uint8 else widen(alpha)
-    cv2.mixChannels([rgb, own], [rgba], [0, 0, 1, 1, 2, 2, 3, 3])
-    whole = rgba.view(f"u{4 * rgba.itemsize}")[..., 0]
-    np.multiply(whole, alpha > 0, out=whole)
-    if shadow is not None:
-        rows = max(1, CHUNK // alpha.shape[1])
-        for start in range(0, alpha.shape[0], rows):
-            band = slice(start, start + rows)
+    rows = max(1, CHUNK // alpha.shape[1])
+    for start in range(0, alpha.shape[0], rows):
+        band = slice(start, start + rows)
+        shown = (alpha[band] > 0).view(np.uint8)
+        # By planes, which are vectorised: OpenCV's mixing of three channels with one takes twice as long.
+        cv2.merge([*(plane * shown for plane in cv2.split(rgb[band])), own[band]], dst=rgba[band])
+        if shadow is not None:
             _put_behind(rgba[band], alpha[band], shadow[band])
     return rgba
 

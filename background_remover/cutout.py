@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,18 @@ Pixels = NDArray[np.uint8]
 OUTPUTS = ("cutout", "matte")
 ROUNDINGS = 1  # of 255: by how much the same colours can differ after a resize
 Background = str | Colour | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Photo
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """A picture whose rows are made as they are asked for, so that it need never be whole in memory."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    paint: Callable[[slice], NDArray[Any]]
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        return self.paint(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,15 +184,27 @@ class Cutout:
         Backgrounds have 8 bits, and so has alpha. The subject's `shadow` lies on the background, and on transparency
         it is black with alpha.
         """
-        foreground: NDArray[Any] = self.foreground
-        if deep and self.photo.deep is not None:  # the photo's own, but where others were found to be the subject's
-            others = cv2.absdiff(self.foreground, self.photo.rgb) > ROUNDINGS
-            foreground = np.where(others, widen(self.foreground), self.photo.deep)
+        return self._painted(background, blur, deep, shadow)[:]
+
+    def _painted(self, background: Background | None, blur: float, deep: bool, shadow: Shadow | None) -> Painted:
+        """The same, rows of it as they are asked for."""
+        own = self.photo.deep if deep else None
         shade = shadow.cast(self.alpha, self.cut_off) if shadow else None
-        if background is None:
-            return with_alpha(foreground, self.alpha, shade)
-        under = np.asarray(self._under(background, blur), np.uint8)
-        return composite(foreground, self.alpha, under if foreground.dtype == np.uint8 else widen(under), shade)
+        under = None if background is None else np.asarray(self._under(background, blur), np.uint8)
+
+        def paint(rows: slice) -> NDArray[Any]:
+            foreground: NDArray[Any] = self.foreground[rows]
+            if own is not None:  # the photo's own, but where others were found to be the subject's
+                others = cv2.absdiff(foreground, self.photo.rgb[rows]) > ROUNDINGS
+                foreground = np.where(others, widen(foreground), own[rows])
+            shaded = None if shade is None else shade[rows]
+            if under is None:
+                return with_alpha(foreground, self.alpha[rows], shaded)
+            behind = under if under.ndim == 1 else under[rows]
+            return composite(foreground, self.alpha[rows], behind if own is None else widen(behind), shaded)
+
+        shape = (*self.alpha.shape, 4 if under is None else 3)
+        return Painted(shape, np.dtype(np.uint8 if own is None else np.uint16), paint)
 
     def _under(self, background: Background, blur: float) -> Pixels | Colour:
         """The background at the photo's size, in the photo's colour space; or one colour."""
@@ -217,7 +242,7 @@ class Cutout:
         """
         suffix = suffix_of(target) if suffix is None else suffix
         check_encoding(suffix, quality)
-        pixels = self.pixels(background, blur, deep=holds_16_bits(suffix), shadow=shadow)
+        pixels = self._painted(background, blur, holds_16_bits(suffix), shadow)
         save_pixels(pixels, target, self.photo.icc, quality, self.photo.dpi, suffix)
 
     def _image(self, pixels: Pixels) -> Image.Image:

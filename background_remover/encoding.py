@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from contextlib import nullcontext
 from numbers import Integral
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from background_remover.compositing import composite
-from background_remover.fastpng import encode_png
+from background_remover.fastpng import Rows, png_parts
 from utilities import PhotoError
 
 Pixels = NDArray[np.uint8]
@@ -102,7 +103,7 @@ def holds_16_bits(suffix: str) -> bool:
 
 
 def save_pixels(
-    pixels: NDArray[Any],
+    pixels: Rows,
     target: Target,
     icc: bytes | None = None,
     quality: int | None = None,
@@ -113,6 +114,8 @@ def save_pixels(
 
     `target` may be a binary file object instead, with the extension as `suffix`.
 
+    `pixels` are an array or make their rows as they are asked for, which a PNG does a few at a time.
+
     Colours of 16 bits, H x W x 3 or 4, are for formats that hold them. `dpi`, pixels an inch across and down, is kept
     by all but WebP. `quality`, 1 to 100, makes WebP lossy (its alpha stays exact) and is JPEG's, which is JPEG_QUALITY
     without it; PNG and TIFF take no notice. Raises PhotoError for what the format can't do, OSError where the file
@@ -122,24 +125,23 @@ def save_pixels(
     check_encoding(suffix, quality)
     encoder = ENCODERS[suffix.lower()]
     if encoder.name == "PNG":
-        data = encode_png(pixels, icc, dpi)
-        if isinstance(target, str | os.PathLike):
-            Path(target).write_bytes(data)
-        else:
-            target.write(data)
+        with Path(target).open("wb") if isinstance(target, str | os.PathLike) else nullcontext(target) as file:
+            for part in png_parts(pixels, icc, dpi):
+                file.write(part)
         return
-    if pixels.dtype == np.uint16:
-        _save_deep_tiff(pixels, target, icc, dpi)
+    whole = pixels[:]
+    if whole.dtype == np.uint16:
+        _save_deep_tiff(whole, target, icc, dpi)
         return
-    if encoder.longest and max(pixels.shape[:2]) > encoder.longest:
+    if encoder.longest and max(whole.shape[:2]) > encoder.longest:
         raise PhotoError(f"A {encoder.name} has at most {encoder.longest} pixels a side: choose PNG.")
-    if not encoder.alpha and pixels.shape[2:] == (4,):
-        pixels = composite(np.ascontiguousarray(pixels[..., :3]), pixels[..., 3], (255, 255, 255))
+    if not encoder.alpha and whole.shape[2:] == (4,):
+        whole = composite(np.ascontiguousarray(whole[..., :3]), whole[..., 3], (255, 255, 255))
     options = encoder.options
     if quality is not None and encoder.lossy is not None:
         options = options | encoder.lossy | {"quality": quality}
     options = options | ({"dpi": dpi} if dpi else {})
-    Image.fromarray(pixels).save(target, encoder.name, icc_profile=icc, **options)
+    Image.fromarray(whole).save(target, encoder.name, icc_profile=icc, **options)
 
 
 def _save_deep_tiff(

@@ -33,7 +33,6 @@ from PIL import Image  # noqa: E402
 
 from background_remover import BackgroundRemover, Cutout, keep_freed_memory, weights  # noqa: E402
 from background_remover.engines import PRECISIONS, SIDE  # noqa: E402
-from background_remover.fastpng import encode_png  # noqa: E402
 from background_remover.photos import open_photo  # noqa: E402
 from briarmbg import BriaRMBG  # noqa: E402
 from utilities import enlarge, postprocess_image, preprocess_image  # noqa: E402
@@ -65,15 +64,14 @@ class Ours:
     def model(self) -> None:
         self.remover.engine(self.small)
 
-    def stages(self, photo: Path) -> dict[str, float]:
-        """Milliseconds of each step between the files."""
+    def stages(self, photo: Path, out: Path) -> dict[str, float]:
+        """Milliseconds of each step from file to file."""
         laps = Laps()
         opened = laps("decode", open_photo(photo))
         small = laps("resize", opened.for_network(SIDE)[np.newaxis])
         matte = laps("network", self.remover.engine(small)[0])
         cutout = laps("matte up", Cutout(opened, enlarge(matte, opened.shape), opened.rgb))
-        pixels = laps("alpha", cutout.pixels())
-        laps("PNG", encode_png(pixels))
+        laps("alpha and PNG", cutout.save(out))
         return laps.ms
 
     def floor(self, precision: str) -> float:
@@ -309,7 +307,7 @@ def measure(rounds: int) -> dict[str, Any]:
             precision: max(workers["ours"]("floor", precision)["result"] for _ in range(3))
             for precision in ("bf16", "fp32")
         }
-        laps = [workers["ours"]("stages", photo)["result"] for _ in range(rounds) for photo in photos[12]]
+        laps = [workers["ours"]("stages", photo, out)["result"] for _ in range(rounds) for photo in photos[12]]
         for name in ("ours, fp32", "card", "default", "refined"):
             workers.pop(name).close()
         folders = in_turns(workers, 1, *(("file", photo, out) for photo in many))

@@ -1,14 +1,18 @@
 """Cutouts against exact composites, and their framing against closed forms."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
 from helpers import EXAMPLES, PERSON
 from PIL import Image, ImageCms
 
-from background_remover import Cutout, Finish, Photo, PhotoError
+from background_remover import Cutout, Finish, Photo, PhotoError, fastpng
 from background_remover.compositing import composite
 from background_remover.matting import estimate_foreground, touch_up
+from background_remover.photos import open_photo
+from background_remover.shadows import Shadow
 
 PHOTO = np.random.default_rng(7).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
@@ -391,3 +395,20 @@ def test_a_finish_has_its_format_and_quality(tmp_path):
         finish.save(disc(), tmp_path / f"a{finish.suffix}")
         disc().save(tmp_path / f"b{finish.suffix}", quality=finish.quality)
         assert (tmp_path / f"a{finish.suffix}").read_bytes() == (tmp_path / f"b{finish.suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("chosen", [{}, {"background": "#30a060"}, {"background": "blur"}, {"shadow": Shadow("drop")}])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_png_that_is_painted_a_few_rows_at_a_time_is_the_one_of_the_whole(monkeypatch, chosen, deep):
+    wide = np.random.default_rng(3).integers(0, 65536, (41, 60, 3), dtype=np.uint16)
+    photo = open_photo(wide if deep else (wide >> 8).astype(np.uint8))
+    alpha = np.zeros(photo.shape, np.uint8)
+    alpha[8:35, 10:50] = np.random.default_rng(4).choice(np.array([0, 90, 255], np.uint8), (27, 40))
+    cutout = Cutout.from_matte(photo, alpha)
+    monkeypatch.setattr(fastpng, "STRIPE_BYTES", 3000)  # 3 to 16 rows
+    painted, buffer = cutout.pixels(**chosen, deep=deep), io.BytesIO()
+    cutout.save(buffer, **chosen, suffix=".png")
+    assert buffer.getvalue() == fastpng.encode_png(painted, dpi=photo.dpi)
+    if not deep:
+        with Image.open(buffer) as saved:
+            assert np.array_equal(np.asarray(saved), painted)

@@ -125,9 +125,9 @@ def save_pixels(
     check_encoding(suffix, quality)
     encoder = ENCODERS[suffix.lower()]
     if encoder.name == "PNG":
+        parts = [*png_parts(pixels, icc, dpi)]  # all of them before the file is touched
         with Path(target).open("wb") if isinstance(target, str | os.PathLike) else nullcontext(target) as file:
-            for part in png_parts(pixels, icc, dpi):
-                file.write(part)
+            file.writelines(parts)
         return
     whole = pixels[:]
     if whole.dtype == np.uint16:

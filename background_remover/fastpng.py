@@ -46,7 +46,7 @@ def encode_png(pixels: Rows, icc: bytes | None = None, dpi: tuple[float, float] 
 
 
 def png_parts(pixels: Rows, icc: bytes | None = None, dpi: tuple[float, float] | None = None) -> Iterator[bytes]:
-    """The same in parts, the first of which can be written while others are made."""
+    """The same in parts."""
     height, width, *channels = pixels.shape
     row_bytes = width * prod(channels) * pixels.dtype.itemsize
     header = struct.pack(">IIBBBBB", width, height, 8 * pixels.dtype.itemsize, COLOUR_TYPES[prod(channels)], 0, 0, 0)

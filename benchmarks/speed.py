@@ -32,7 +32,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from background_remover import BackgroundRemover, Cutout, keep_freed_memory, weights  # noqa: E402
-from background_remover.engines import PRECISIONS, SIDE  # noqa: E402
+from background_remover.engines import FLOATS, SIDE  # noqa: E402
 from background_remover.photos import open_photo  # noqa: E402
 from briarmbg import BriaRMBG  # noqa: E402
 from utilities import enlarge, postprocess_image, preprocess_image  # noqa: E402
@@ -76,7 +76,7 @@ class Ours:
 
     def floor(self, precision: str) -> float:
         """GFLOP/s of the best convolution of the network's kind: what this machine can do."""
-        dtype = PRECISIONS[precision]
+        dtype = FLOATS[precision]
         rates = []
         for channels, size in ((64, 512), (128, 256), (256, 128), (512, 64)):
             conv = torch.nn.Conv2d(channels, channels, 3, padding=1).to(dtype=dtype, memory_format=torch.channels_last)
@@ -139,11 +139,19 @@ class Card:
         self.net(self.image)
 
 
+# The network alone, in other precisions; the last is as on processors that have VNNI but no bf16.
+PRECISIONS = {
+    "ours, fp32": {"RMBG_PRECISION": "fp32"},
+    "ours, int8": {"RMBG_PRECISION": "int8"},
+    "ours, int8 and fp32": {"RMBG_PRECISION": "int8", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},
+}
 CONTENDERS = {
     "ours": Ours,
     "default": OursDefault,
     "refined": OursRefined,
     "ours, fp32": Ours,
+    "ours, int8": Ours,
+    "ours, int8 and fp32": Ours,
     "rembg": Rembg,
     "card": Card,
 }
@@ -182,8 +190,7 @@ class Worker:
 
     def __init__(self, name: str, onnx: Path) -> None:
         environment = os.environ | {"U2NET_HOME": str(onnx.parent)}  # rembg reads models from there alone
-        if name == "ours, fp32":
-            environment["RMBG_PRECISION"] = "fp32"
+        environment |= PRECISIONS.get(name, {})
         command = [sys.executable, "-W", "ignore", __file__, "--worker", name, str(onnx)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
@@ -295,20 +302,20 @@ def measure(rounds: int) -> dict[str, Any]:
 
         workers = {name: Worker(name, onnx) for name in CONTENDERS}
         machine = workers["ours"]("ready")["result"]
-        of_files = {name: worker for name, worker in workers.items() if name != "ours, fp32"}
+        of_files = {name: worker for name, worker in workers.items() if name not in PRECISIONS}
         files = {
             mp: in_turns(of_files, rounds if mp < 48 else 1, *(("file", photo, out) for photo in set_of))
             for mp, set_of in photos.items()
         }
         # After the files, since a new process's memory is slow at first on a virtual machine.
-        alone = {name: workers[name] for name in ("ours", "ours, fp32", "rembg", "card")}
+        alone = {name: workers[name] for name in ("ours", *PRECISIONS, "rembg", "card")}
         model = in_turns(alone, rounds, *[("model",)] * len(examples))  # as often in a row as files are
         floor = {
             precision: max(workers["ours"]("floor", precision)["result"] for _ in range(3))
             for precision in ("bf16", "fp32")
         }
         laps = [workers["ours"]("stages", photo, out)["result"] for _ in range(rounds) for photo in photos[12]]
-        for name in ("ours, fp32", "card", "default", "refined"):
+        for name in (*PRECISIONS, "card", "default", "refined"):
             workers.pop(name).close()
         folders = in_turns(workers, 1, *(("file", photo, out) for photo in many))
         for worker in workers.values():

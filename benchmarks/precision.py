@@ -246,8 +246,8 @@ def table(results: dict[str, Any]) -> str:
             f"| {row['median']:.3f} | {row['worst']:.2f} | {row['iou']:.4f} | {row['alpha']:.4f} |"
         )
     lines.append(
-        f"\nThe rest is in {floats}. Mattes against those in fp32, in levels of 255, over {results['photos']} photos that "
-        f"the rates do not come from; the error on {results['true_alphas']} true alphas is relative to fp32's. "
+        f"\nThe rest is in {floats}. Mattes against those in fp32, in levels of 255, over {results['photos']} photos "
+        f"that the rates do not come from; the error on {results['true_alphas']} true alphas is relative to fp32's. "
         f"{results['date']}."
     )
     return "\n".join(lines) + "\n"

@@ -33,6 +33,7 @@ from PIL import Image  # noqa: E402
 
 from background_remover import BackgroundRemover, Cutout, keep_freed_memory, weights  # noqa: E402
 from background_remover.engines import FLOATS, SIDE  # noqa: E402
+from background_remover.outputs import Task  # noqa: E402
 from background_remover.photos import open_photo  # noqa: E402
 from briarmbg import BriaRMBG  # noqa: E402
 from utilities import enlarge, postprocess_image, preprocess_image  # noqa: E402

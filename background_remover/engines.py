@@ -26,9 +26,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from background_remover import quantization
 from background_remover.allocator import total_memory
-from background_remover.onednn import PATCH, ByteConv, Conv, Stem, can_pack, halve, round_by_diffusion, with_stem
+from background_remover.onednn import PATCH, ByteConv, Conv, Head, Stem, can_pack, halve, round_by_diffusion, with_stem
 from background_remover.quantization import Rates
-from briarmbg import REBNCONV, RSU, BriaRMBG, upsample_like
+from briarmbg import HEADS, REBNCONV, RSU, BriaRMBG, upsample_like
 
 logger = logging.getLogger(__name__)
 
@@ -274,7 +274,7 @@ class _Matte(nn.Module):
             if isinstance(block, REBNCONV):
                 block.conv_s1 = _ConvReLU(block.conv_s1, self._dtype(name))  # type: ignore[assignment]
                 block.relu_s1 = nn.Identity()  # type: ignore[assignment]
-        self._convert_head()
+        self.trunk.get_submodule("side1").to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def pack(self, rates: Rates | None = None) -> None:
@@ -313,14 +313,12 @@ class _Matte(nn.Module):
         for module in self.trunk.modules():
             if isinstance(module, RSU | BriaRMBG):
                 module.halve = halve
-        self._convert_head()
+        shape = [1, HEADS["side1"], *shapes[blocks["stage1d.rebnconv1d"]][2:]]
+        self.trunk.add_module("side1", Head(self.trunk.get_submodule("side1"), shape, self.dtype))  # type: ignore[arg-type]
 
     def _dtype(self, name: str) -> torch.dtype:
         """Of a block."""
         return torch.float32 if name.startswith("stage6.") else self.dtype
-
-    def _convert_head(self) -> None:
-        self.trunk.get_submodule("side1").to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.trunk.features(self.stem(images).to(self.dtype))[0]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from background_remover import engines, onednn
-from background_remover.onednn import ByteConv, Conv, Stem, halve, with_stem
+from background_remover.onednn import ByteConv, Conv, Head, Stem, halve, with_stem
 from briarmbg import join
 
 pytestmark = pytest.mark.skipif(not (onednn.can_pack() and engines._is_x86()), reason="no oneDNN here")
@@ -64,6 +64,16 @@ def test_the_first_two_convolutions_are_one(dtype):
     ours = Conv(second, with_stem(second.weight, first, dtype), [1, onednn.PATCH, 20, 12])(patches)
     assert (ours.double() - exact).abs().max() < (1e-5 if dtype == torch.float32 else 0.02)
     assert patches[0, 13, 3, 4] * 256 == 2 * int(images[0, 6, 8, 1]) - 255  # row 1, column 1 of green
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_head_is_its_convolution(dtype):
+    conv = nn.Conv2d(64, 1, 3, padding=1)
+    x = laid(torch.randn(2, 64, 10, 14)).to(dtype)
+    ours = Head(conv, [1, 64, 10, 14], dtype)(x)
+    assert ours.dtype == torch.float32
+    exact = F.conv2d(x.double(), conv.weight.to(dtype).double(), conv.bias.double(), padding=1)
+    assert (ours.double() - exact).abs().max() < (1e-5 if dtype == torch.float32 else 0.01)
 
 
 @needs_vnni

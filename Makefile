@@ -61,6 +61,7 @@ quality: $(VENV)/benchmark
 	$(BIN)/python benchmarks/quality.py $(if $(PAIRS),--pairs $(PAIRS))
 	$(BIN)/python benchmarks/classes.py $(if $(PAIRS),--pairs $(PAIRS))
 	$(BIN)/python benchmarks/refinement.py $(if $(PAIRS),--pairs $(PAIRS))
+	$(BIN)/python benchmarks/precision.py $(if $(PAIRS),--pairs $(PAIRS))
 
 $(VENV)/app: requirements.txt constraints.txt | $(VENV)/bin/python
 	$(PIP) -r requirements.txt

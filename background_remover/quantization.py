@@ -76,6 +76,11 @@ def sources(net: nn.Module, name: str) -> list[str]:
     return [f"{stage}.rebnconv{'in' if level == '1' else int(level) - 1}"]
 
 
+def _read_by(net: nn.Module) -> list[str]:
+    """The modules that convolutions in 8 bits read."""
+    return sorted({source for name in names() for source in sources(net, name)})
+
+
 def only_bytes(net: nn.Module, chosen: Collection[str]) -> set[str]:
     """Of the convolutions in 8 bits, those that nothing reads but others of them."""
     mixed = {f"{stage}.rebnconv{end}" for stage in (*ENCODER, *DECODER) for end in ("in", "1d")}  # which are added up
@@ -95,11 +100,11 @@ def rates_for(net: BriaRMBG, samples: Callable[[], Iterable[Pixels]]) -> Rates:
     name = f"int8-{fingerprint(net)}.safetensors"
     kept = Path(constants.HF_HOME) / "rmbg" / name
     for file in (Path(__file__).with_name(name), kept):
-        if (rates := _read(file)) is not None:
+        if (rates := _read(file)) is not None and rates.keys() >= set(_read_by(net)):
             return rates
     logger.warning("These weights are new in int8: what their channels reach is measured on the example photos, once.")
     rates = measure(net, samples())
-    with suppress(OSError):  # then they are measured again next time
+    with suppress(OSError, SafetensorError):  # then they are measured again next time
         kept.parent.mkdir(parents=True, exist_ok=True)
         write(rates, kept)
     return rates
@@ -117,7 +122,7 @@ def fingerprint(net: nn.Module) -> str:
 @torch.inference_mode()
 def measure(net: BriaRMBG, images: Iterable[Pixels]) -> Rates:
     """Rates by what the channels reach in these images, 1024 x 1024 x 3 each, in fp32."""
-    read = sorted({source for name in names() for source in sources(net, name)})
+    read = _read_by(net)
     largest: Rates = {}
     usual: Rates = {}
 
@@ -166,8 +171,11 @@ def _from_codes(codes: Tensor) -> Tensor:
 def write(rates: Rates, file: Path) -> None:
     """Complete or not at all."""
     partial = file.with_suffix(f".{os.getpid()}")
-    save_file({name: _codes(values) for name, values in rates.items()}, partial)
-    partial.replace(file)
+    try:
+        save_file({name: _codes(values) for name, values in rates.items()}, partial)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read(file: Path) -> Rates | None:

@@ -128,7 +128,6 @@ class Networks:
     def __init__(self, rates: quantization.Rates) -> None:
         self.rates = rates
         self.state = weights.load().state_dict
-        self.gflop = {}
 
     def __call__(self, floats: str, layers: Layers | None = None) -> _Matte:
         net = BriaRMBG()

@@ -1,11 +1,13 @@
 """Which tensors the convolutions in 8 bits read, at what rates, and how far the matte is from that in fp32."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import EXAMPLES
+from safetensors import SafetensorError
 from torch import nn
 
 from background_remover import engines, quantization, weights
@@ -101,11 +103,14 @@ def test_weights_that_are_new_are_measured_once(seeded_net, empty_cache):
     kept.write_bytes(b"damaged")
     rates_for(seeded_net, samples)
     assert len(asked) == 2
+    write({"stage1": torch.ones(64)}, kept)  # of another list of convolutions
+    rates_for(seeded_net, samples)
+    assert len(asked) == 3
     other = copy.deepcopy(seeded_net)
     with torch.no_grad():
         other.get_submodule("stage3.rebnconv1.bn_s1").bias[0] += 1e-3
     rates_for(other, samples)
-    assert len(asked) == 3
+    assert len(asked) == 4
 
 
 def test_measuring_sees_what_the_channels_reach(seeded_net):
@@ -129,9 +134,15 @@ def test_without_photos_new_weights_are_one_sentence(seeded_net, empty_cache):
         Engine(copy.deepcopy(seeded_net), "cpu", "int8")
 
 
-def test_a_full_disk_only_costs_measuring_again(seeded_net, empty_cache, monkeypatch):
-    monkeypatch.setattr(quantization, "write", lambda *_: (_ for _ in ()).throw(OSError("full")))
+@pytest.mark.parametrize("error", [OSError("full"), SafetensorError("No space left on device")])
+def test_a_full_disk_only_costs_measuring_again(seeded_net, empty_cache, monkeypatch, error):
+    def save_file(_: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(quantization, "save_file", save_file)
     assert rates_for(seeded_net, lambda: [np.zeros((64, 64, 3), np.uint8)])
+    assert not [*empty_cache.iterdir()]
 
 
 def test_half_a_file_is_never_seen(tmp_path):
@@ -175,5 +186,5 @@ def test_int8_keeps_the_matte(floats, isnet_net, monkeypatch):
     assert max(moved) < 1.5
 
 
-def test_modules_that_a_network_lacks_are_none_of_ours(seeded_net):
+def test_the_convolutions_in_8_bits_are_the_networks(seeded_net):
     assert all(isinstance(seeded_net.get_submodule(name), nn.Module) for name in names())

@@ -49,7 +49,6 @@ LANE_MEMORY = 2_000_000_000  # bytes that each of them may need
 OVERLAPPING = 3  # photos in hand on another device, so that some are opened and saved while the network has one
 TOGETHER = 8  # images at most of one forward there, if so many wait for it
 IMAGE_MEMORY = 1_500_000_000  # bytes of a GPU for each of them in fp32, in the graphs of all batches up to theirs
-SMALLER = 8  # how many times smaller an image is that shows the network's sizes
 MAX_GRAPHS = 4  # CUDA graphs kept, one for each batch size seen: 1, 2, 4 and 8
 
 Pixels = NDArray[np.uint8]
@@ -278,28 +277,17 @@ class _Matte(nn.Module):
 
     @torch.inference_mode()
     def pack(self, rates: Rates | None = None) -> None:
-        """Put quicker ones in place of the convolutions, laid out for the shapes that reach them, which are found by a
-        forward of a small image: all sizes in the network are the image's, halved so many times.
+        """Put quicker ones in place of the convolutions, laid out for the shapes that reach them.
 
         With `rates`, some of them compute in 8 bits, see `quantization`.
         """
         blocks = {name: block for name, block in self.trunk.named_modules() if isinstance(block, REBNCONV)}
-        shapes: dict[REBNCONV, list[int]] = {}
-
-        def record(block: nn.Module, given: tuple[Tensor, ...]) -> None:
-            joined = [tensor for tensor in given if tensor is not None]
-            size = (SMALLER * length for length in joined[-1].shape[2:])
-            shapes[block] = [1, sum(tensor.shape[1] for tensor in joined), *size]  # type: ignore[index]
-
-        hooks = [block.register_forward_pre_hook(record) for block in blocks.values()]
-        self.trunk.features(self.stem(torch.zeros((1, SIDE // SMALLER, SIDE // SMALLER, 3), dtype=torch.uint8)))
-        for hook in hooks:
-            hook.remove()
         chosen = quantization.names() if rates else []
         closed = quantization.only_bytes(self.trunk, chosen)
         first, self.stem = self.first, Stem(self.dtype, SIDE, SIDE)
         for name, block in blocks.items():
-            conv, shape = block.conv_s1, shapes[block]
+            conv, side = block.conv_s1, _side(self.trunk, name)
+            shape = [1, conv.in_channels, side, side]
             if rates and name in chosen:
                 read = torch.cat([rates[source] for source in quantization.sources(self.trunk, name)])
                 out = rates[name] if name in closed else None
@@ -313,7 +301,7 @@ class _Matte(nn.Module):
         for module in self.trunk.modules():
             if isinstance(module, RSU | BriaRMBG):
                 module.halve = halve
-        shape = [1, HEADS["side1"], *shapes[blocks["stage1d.rebnconv1d"]][2:]]
+        shape = [1, HEADS["side1"], SIDE // 2, SIDE // 2]
         self.trunk.add_module("side1", Head(self.trunk.get_submodule("side1"), shape, self.dtype))  # type: ignore[arg-type]
 
     def _dtype(self, name: str) -> torch.dtype:
@@ -325,6 +313,15 @@ class _Matte(nn.Module):
         logits = self.trunk.get_submodule("side1")(features).float()
         matte = torch.sigmoid(upsample_like(logits, images.permute(0, 3, 1, 2)))
         return matte[:, 0].mul_(255).round_().to(torch.uint8)
+
+
+def _side(net: BriaRMBG, name: str) -> int:
+    """Height and width of what a block sees of an image of SIDE: halved for each stage, and in it with its levels."""
+    stage, level = name.split(".rebnconv")
+    block, halvings = net.get_submodule(stage), int(stage.removeprefix("stage").removesuffix("d"))
+    if block.pool and level != "in":
+        halvings += min(int(level.removesuffix("d")), block.depth - 1) - 1  # type: ignore[operator]
+    return SIDE >> halvings
 
 
 class _Stem(nn.Module):

@@ -239,7 +239,7 @@ def test_cuda_graphs_give_the_plain_networks_mattes(views, truth, precision):
         assert moved.max() <= 0.8
 
 
-def test_a_small_image_shows_the_sizes_that_a_forward_has(seeded_net, monkeypatch):
+def test_the_sizes_that_are_worked_out_are_those_of_a_forward(seeded_net, monkeypatch):
     """By which the weights are laid out: those of a real forward, layer by layer."""
     packed: dict[nn.Module, list[int]] = {}
 

@@ -26,7 +26,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from background_remover import quantization
 from background_remover.allocator import total_memory
-from background_remover.onednn import PATCH, ByteConv, Conv, Head, Stem, can_pack, halve, round_by_diffusion, with_stem
+from background_remover.onednn import (
+    PATCH,
+    ByteConv,
+    Conv,
+    Head,
+    Stem,
+    TwoByteConv,
+    can_pack,
+    halve,
+    round_by_diffusion,
+    with_stem,
+)
 from background_remover.quantization import Rates
 from briarmbg import HEADS, REBNCONV, RSU, BriaRMBG, upsample_like
 
@@ -247,8 +258,7 @@ class _Matte(nn.Module):
     """The network for inference: bytes in and out, the trunk in `dtype`, one matte of six.
 
     In half precision, what moves the matte most is kept from rounding where it costs little: the photo itself in
-    the first convolution, the biases, whose rounding shifts a whole feature, and the sixth stage, which sees the
-    photo as 16 x 16 and decides what is subject, in 1.6 % of the operations. The weights are rounded so that their
+    the first convolution, and the biases, whose rounding shifts a whole feature. The weights are rounded so that their
     errors cancel. benchmarks/quality.py measures how far the matte still is from that in fp32.
     """
 
@@ -269,9 +279,9 @@ class _Matte(nn.Module):
 
     def convert(self) -> None:
         """Put the weights into `dtype`."""
-        for name, block in self.trunk.named_modules():
+        for block in self.trunk.modules():
             if isinstance(block, REBNCONV):
-                block.conv_s1 = _ConvReLU(block.conv_s1, self._dtype(name))  # type: ignore[assignment]
+                block.conv_s1 = _ConvReLU(block.conv_s1, self.dtype)  # type: ignore[assignment]
                 block.relu_s1 = nn.Identity()  # type: ignore[assignment]
         self.trunk.get_submodule("side1").to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -282,20 +292,24 @@ class _Matte(nn.Module):
         With `rates`, some of them compute in 8 bits, see `quantization`.
         """
         blocks = {name: block for name, block in self.trunk.named_modules() if isinstance(block, REBNCONV)}
-        chosen = quantization.names() if rates else []
+        wider = quantization.names(quantization.TWO_BYTES) if rates and self.dtype == torch.float32 else []
+        chosen = [name for name in quantization.names(quantization.INT8) if name not in wider] if rates else []
         closed = quantization.only_bytes(self.trunk, chosen)
         first, self.stem = self.first, Stem(self.dtype, SIDE, SIDE)
         for name, block in blocks.items():
             conv, side = block.conv_s1, _side(self.trunk, name)
             shape = [1, conv.in_channels, side, side]
-            if rates and name in chosen:
+            packed: nn.Module
+            if rates and (name in chosen or name in wider):
                 read = torch.cat([rates[source] for source in quantization.sources(self.trunk, name)])
-                out = rates[name] if name in closed else None
-                packed: nn.Module = ByteConv(conv, shape, read, self.dtype, out)
+                if name in wider:
+                    packed = TwoByteConv(conv, shape, read)
+                else:
+                    packed = ByteConv(conv, shape, read, self.dtype, rates[name] if name in closed else None)
             elif name == "stage1.rebnconvin":
                 packed = Conv(conv, with_stem(conv.weight, first, self.dtype), [1, PATCH, *shape[2:]])
             else:
-                packed = Conv(conv, _rounded(conv.weight, self._dtype(name)), shape)
+                packed = Conv(conv, _rounded(conv.weight, self.dtype), shape)
             parent, _, child = name.rpartition(".")
             self.trunk.get_submodule(parent).add_module(child, packed)
         for module in self.trunk.modules():
@@ -303,10 +317,6 @@ class _Matte(nn.Module):
                 module.halve = halve
         shape = [1, HEADS["side1"], SIDE // 2, SIDE // 2]
         self.trunk.add_module("side1", Head(self.trunk.get_submodule("side1"), shape, self.dtype))  # type: ignore[arg-type]
-
-    def _dtype(self, name: str) -> torch.dtype:
-        """Of a block."""
-        return torch.float32 if name.startswith("stage6.") else self.dtype
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.trunk.features(self.stem(images).to(self.dtype))[0]

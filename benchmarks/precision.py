@@ -65,6 +65,7 @@ PACKAGES = {
 HARD = 8  # photos for each convolution alone: those that the shipped set moves most
 FORWARDS = 9
 SHIPPED = "`int8`"
+WITHOUT_BF16 = "`int8` where there is no bf16"
 LEAST = 0.5  # GFLOP: convolutions below save nothing, since what is around them costs as much
 
 Layers = dict[str, tuple[str, ...]]
@@ -113,7 +114,7 @@ def sets() -> dict[str, Layers]:
         "of `int8`'s, the decoder's": {stage: levels for stage, levels in shipped.items() if stage in decoder},
         "`int8`'s but stage1d.rebnconvin": shipped | {"stage1d": ("1", "2d", "1d")},
         SHIPPED: shipped,
-        "these and stage5": shipped | {"stage5": ("1", "2", "3", "4", "3d", "2d")},
+        "these and stage4d, stage3d.rebnconv1": shipped | {"stage4d": ("1", "2d", "1d"), "stage3d": ("1", "2d")},
         "these and stage1.rebnconv1, stage3d": shipped | more,
         "all but stage5, stage5d": {
             name: levels for name, levels in every.items() if name not in ("stage5", "stage5d")
@@ -197,10 +198,11 @@ def measure(pairs: Path | None, alone: bool) -> dict[str, Any]:
     whole = networks("fp32")
     exact = [run(whole, image) for _, image, _ in seen]
     rows = {}
-    for name, layers in sets().items():
-        if not layers and floats == "fp32":
-            continue
-        mixed, plain = networks(floats, layers), networks(floats)
+    cases = [(name, floats, layers) for name, layers in sets().items() if layers or floats != "fp32"]
+    if floats != "fp32":
+        cases.append((WITHOUT_BF16, "fp32", quantization.INT8))
+    for name, beside, layers in cases:
+        mixed, plain = networks(beside, layers), networks(floats)
         ms = least_ms({"mixed": mixed, "plain": plain, "fp32": whole}, seen[0][1])
         chosen = [f"{stage}.rebnconv{level}" for stage, levels in layers.items() for level in levels]
         share = sum(operations[block] for block in chosen) / sum(operations.values())
@@ -245,8 +247,9 @@ def table(results: dict[str, Any]) -> str:
             f"| {row['median']:.3f} | {row['worst']:.2f} | {row['iou']:.4f} | {row['alpha']:.4f} |"
         )
     lines.append(
-        f"\nThe rest is in {floats}. Mattes against those in fp32, in levels of 255, over {results['photos']} photos "
-        f"that the rates do not come from; the error on {results['true_alphas']} true alphas is relative to fp32's. "
+        f"\nThe rest is in {floats}, in the last row in fp32 and in two bytes for each value. Mattes against those in "
+        f"fp32, in levels of 255, over {results['photos']} photos that the rates do not come from; the "
+        f"error on {results['true_alphas']} true alphas is relative to fp32's. "
         f"{results['date']}."
     )
     return "\n".join(lines) + "\n"

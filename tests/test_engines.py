@@ -164,11 +164,17 @@ def test_half_precision_on_a_cpu_works_or_is_one_sentence(precision):
             Engine(new_net(), "cpu", precision)
 
 
-def test_what_the_device_can_not_run_is_one_sentence(monkeypatch):
-    def forward(*_: object) -> None:
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_the_device_can_not_run_is_one_sentence(monkeypatch, packed):
+    """Seen where the weights are laid out, and by a forward where they are not."""
+
+    def fail(*_: object) -> None:
         raise RuntimeError("not implemented for 'Half'")
 
-    monkeypatch.setattr(BriaRMBG, "features", forward)
+    if packed:
+        monkeypatch.setattr(engines, "Conv", fail)
+    monkeypatch.setattr(engines, "can_pack", lambda: packed)
+    monkeypatch.setattr(BriaRMBG, "features", fail)
     with pytest.raises(EngineError, match="can't be run in fp32 on cpu") as caught:
         Engine(BriaRMBG(), "cpu", "fp32")
     assert "Half" not in str(caught.value)

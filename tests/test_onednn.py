@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from background_remover import engines, onednn
-from background_remover.onednn import ByteConv, Conv, Head, Stem, halve, with_stem
+from background_remover.onednn import FINER, ByteConv, Conv, Head, Stem, TwoByteConv, halve, with_stem
 from briarmbg import join
 
 pytestmark = pytest.mark.skipif(not (onednn.can_pack() and engines._is_x86()), reason="no oneDNN here")
@@ -119,6 +119,42 @@ def test_floats_are_read_as_the_nearest_bytes(dtype, doubled):
     assert (joined.double() - exact.clamp(0, 255))[low].mean().abs() < 0.05
     assert joined.min() == 0
     assert joined.max() == 255
+
+
+@needs_vnni
+@pytest.mark.parametrize("doubled", [True, False])
+@pytest.mark.parametrize("dilation", [1, 4])
+def test_a_convolution_of_two_bytes_is_exact_in_whole_numbers(dilation, doubled):
+    """Steps of 1 / FINER are its whole numbers here, up to what 15 bits hold, where a channel ends."""
+    conv = conv_of(48, 32, dilation)
+    conv.weight.copy_(torch.randint(-127, 128, conv.weight.shape))
+    conv.weight[:, :, 0, 0] = 127  # so that no channel has larger weights than another
+    conv.bias.copy_(torch.randint(-9000, 9000, conv.bias.shape))
+    deep = laid(torch.randint(-500, 40_000, (1, 32, 6, 10) if doubled else (1, 32, 12, 20)) / FINER)
+    skip = laid(torch.randint(-500, 40_000, (1, 16, 12, 20)) / FINER)
+    ours = TwoByteConv(conv, [1, 48, 12, 20], torch.ones(48))(deep, skip)
+    steps = (join(deep.double(), skip.double()) * FINER + 0.5).floor().clamp(0, 32_767)
+    exact = F.conv2d(
+        steps / FINER, conv.weight.double(), conv.bias.double(), padding=dilation, dilation=dilation
+    ).relu()
+    assert (exact > 0).double().mean() > 0.2
+    assert ((ours.double() - exact).abs() / exact.max()).max() < 1e-5
+
+
+@needs_vnni
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_two_bytes_round_nothing_but_weights(dtype):
+    """Of channels that reach from 0.01 to 100: a tenth of what is off with a byte, beyond what is off in the input."""
+    reach = torch.logspace(-2, 2, 64)[torch.randperm(64)]
+    conv = conv_of(64, 32)
+    conv.weight.div_(reach[:, None, None])
+    x = laid((torch.rand(1, 64, 16, 16) * reach[:, None, None]).to(dtype))
+    exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1).relu()
+    two = TwoByteConv(conv, [1, 64, 16, 16], 255 / reach)(x)
+    assert two.dtype == torch.float32
+    one = ByteConv(conv, [1, 64, 16, 16], 255 / reach, dtype)(x)
+    assert (two - exact).square().mean().sqrt() < 0.004 * exact.square().mean().sqrt()
+    assert (two - exact).square().mean() < (one.double() - exact).square().mean()
 
 
 def test_whole_weights_keep_the_sums_of_their_groups():

@@ -8,12 +8,11 @@ import pytest
 import torch
 from helpers import EXAMPLES
 from safetensors import SafetensorError
-from torch import nn
 
 from background_remover import engines, quantization, weights
 from background_remover.engines import SIDE, Engine, EngineError
 from background_remover.photos import open_photo
-from background_remover.quantization import measure, names, only_bytes, rates_for, sources, write
+from background_remover.quantization import INT8, TWO_BYTES, measure, names, only_bytes, rates_for, sources, write
 from briarmbg import REBNCONV, BriaRMBG, halve
 
 needs_vnni = pytest.mark.skipif(not engines.SUPPORTED["int8"](), reason="needs a processor with VNNI")
@@ -53,7 +52,7 @@ def test_each_convolution_reads_what_it_is_said_to_read(seeded_net):
 
 
 def test_bytes_alone_is_what_bytes_alone_read(seeded_net):
-    chosen = set(names())
+    chosen = set(names(INT8))
     closed = only_bytes(seeded_net, chosen)
     assert "stage1d.rebnconv2d" in closed
     for name in closed:
@@ -84,7 +83,8 @@ def test_a_channel_ends_at_its_largest_value_or_where_it_is_usual():
 
 def test_the_rates_of_isnet_are_there(isnet_net):
     rates = rates_for(isnet_net, lambda: pytest.fail("they are shipped"))
-    assert {source for name in names() for source in sources(isnet_net, name)} == set(rates)
+    read = {source for table in (INT8, TWO_BYTES) for name in names(table) for source in sources(isnet_net, name)}
+    assert read == set(rates)
 
 
 def test_weights_that_are_new_are_measured_once(seeded_net, empty_cache):
@@ -125,6 +125,15 @@ def test_measuring_sees_what_the_channels_reach(seeded_net):
     hook.remove()
     both = torch.cat([out.flatten(1) for out in seen], 1).amax(1)
     assert torch.equal(rates["stage2"], quantization._rates(both, both))  # of 16 x 16 pixels the largest is usual
+
+
+def test_measuring_changes_nothing_in_a_network_as_it_was_loaded(seeded_net):
+    """Which is in training mode, where batch norm would take its statistics from the photos and keep them."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    net = copy.deepcopy(seeded_net).train()
+    rates = measure(net, [image])
+    assert all(torch.equal(rates[name], values) for name, values in measure(seeded_net, [image]).items())
+    assert all(torch.equal(net.state_dict()[name], values) for name, values in seeded_net.state_dict().items())
 
 
 def test_without_photos_new_weights_are_one_sentence(seeded_net, empty_cache):
@@ -168,8 +177,11 @@ def test_int8_keeps_the_matte(floats, isnet_net, monkeypatch):
     net.load_state_dict(weights.load(weights.ISNET).state_dict)
     engine = Engine(net, "cpu", "int8")
     assert engine.net.dtype == (torch.float32 if floats == "fp32" else engines.FLOATS[engines._native_floats()])
-    convs = [module for module in engine.net.modules() if isinstance(module, engines.ByteConv)]
-    assert len(convs) == len(names())
+    wider = set(names(TWO_BYTES)) if floats == "fp32" else set()
+    kinds = {engines.ByteConv: set(names(INT8)) - wider, engines.TwoByteConv: wider}
+    for kind, expected in kinds.items():
+        found = {name for name, module in engine.net.trunk.named_modules() if isinstance(module, kind)}
+        assert found == expected
     moved = []
     for name in ("person.jpg", "cat.jpg", "car.jpg", "chameleon.jpg"):
         rgb = open_photo(EXAMPLES / name).rgb
@@ -187,4 +199,4 @@ def test_int8_keeps_the_matte(floats, isnet_net, monkeypatch):
 
 
 def test_the_convolutions_in_8_bits_are_the_networks(seeded_net):
-    assert all(isinstance(seeded_net.get_submodule(name), nn.Module) for name in names())
+    assert all(isinstance(seeded_net.get_submodule(name), REBNCONV) for name in (*names(INT8), *names(TWO_BYTES)))

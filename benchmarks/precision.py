@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--rates", action="store_true", help="only measure rates, and write their file")
     parser.add_argument("--report", action="store_true", help="only write tables and picture again")
-    parser.add_argument("--sets", action="store_true", help="no convolution alone")
+    parser.add_argument("--sets", action="store_true", help="no convolution alone: those of the last run stay")
     arguments = parser.parse_args()
     if arguments.rates:
         keep_freed_memory()
@@ -299,6 +299,8 @@ def main() -> None:
         return
     if not arguments.report:
         results = measure(arguments.pairs, not arguments.sets)
+        if arguments.sets:
+            results["alone"] = json.loads((RESULTS / "precision.json").read_text())["alone"]
         (RESULTS / "precision.json").write_text(json.dumps(results, indent=1) + "\n")
     results = json.loads((RESULTS / "precision.json").read_text())
     (RESULTS / "precision.md").write_text(table(results) + alone_table(results))

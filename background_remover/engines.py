@@ -292,8 +292,7 @@ class _Matte(nn.Module):
         With `rates`, some of them compute in 8 bits, see `quantization`.
         """
         blocks = {name: block for name, block in self.trunk.named_modules() if isinstance(block, REBNCONV)}
-        wider = quantization.names(quantization.TWO_BYTES) if rates and self.dtype == torch.float32 else []
-        chosen = [name for name in quantization.names(quantization.INT8) if name not in wider] if rates else []
+        chosen, wider = quantization.chosen(self.dtype) if rates else ([], [])
         closed = quantization.only_bytes(self.trunk, chosen)
         first, self.stem = self.first, Stem(self.dtype, SIDE, SIDE)
         for name, block in blocks.items():

@@ -71,6 +71,12 @@ def names(table: dict[str, tuple[str, ...]]) -> list[str]:
     return [f"{stage}.rebnconv{level}" for stage, levels in table.items() for level in levels]
 
 
+def chosen(floats: torch.dtype) -> tuple[list[str], list[str]]:
+    """The convolutions in a byte, and those in two, where the others are in such floats."""
+    wider = names(TWO_BYTES) if floats == torch.float32 else []
+    return [name for name in names(INT8) if name not in wider], wider
+
+
 def sources(net: nn.Module, name: str) -> list[str]:
     """What a convolution reads, by the modules that give it: one name, or two where they are joined."""
     stage, level = name.split(".rebnconv")

@@ -204,7 +204,8 @@ def measure(pairs: Path | None, alone: bool) -> dict[str, Any]:
     for name, beside, layers in cases:
         mixed, plain = networks(beside, layers), networks(floats)
         ms = least_ms({"mixed": mixed, "plain": plain, "fp32": whole}, seen[0][1])
-        chosen = [f"{stage}.rebnconv{level}" for stage, levels in layers.items() for level in levels]
+        with patch.object(quantization, "INT8", layers):
+            chosen, _ = quantization.chosen(FLOATS[beside])
         share = sum(operations[block] for block in chosen) / sum(operations.values())
         rows[name] = {"share": share, "ms": ms, **compare(mixed, seen, exact)}
         print(name, {key: value for key, value in rows[name].items() if key != "moved"}, flush=True)

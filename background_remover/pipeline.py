@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -89,6 +90,7 @@ class BackgroundRemover:
         self.weights = replace(weights, state_dict={})  # the network has the tensors now
         self.engine = Engine(net, device, precision, on_device, between_steps, samples=example_inputs)
         self._between_steps = between_steps
+        self._threads = cv2.getNumThreads()
 
     @classmethod
     def from_pretrained(
@@ -235,6 +237,7 @@ class BackgroundRemover:
             outcomes.put(None)
 
         lanes = self.engine.split(count)
+        cv2.setNumThreads(max(1, self._threads // lanes))  # of all that run here: OpenCV's threads wait for each other
         workers = [threading.Thread(target=work, name="cutout") for _ in range(lanes)]
         for worker in workers:
             worker.start()
@@ -252,6 +255,7 @@ class BackgroundRemover:
             wanted = False
             for worker in workers:
                 worker.join()
+            cv2.setNumThreads(self._threads)
 
     def _attempt(
         self,

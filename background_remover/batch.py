@@ -51,7 +51,8 @@ LOCK = f"{HIDDEN}/lock"  # in the folder for results, while a run works on it
 READERS = 4  # of these tasks at once
 STORE = 1 << 30  # bytes of shared memory for what waits, on this machine
 CORES = 8  # of a node for one actor, each with a photo of its own
-CORES_BESIDE_GPU = 16  # that an actor with a GPU asks for at most
+# Actors that share a GPU, if there are the cores: one alone waits for Python's lock (benchmarks/gpu.py).
+ACTORS_ON_GPU, CORES_BESIDE_GPU = 4, 4
 ROW = pa.struct(list(SCHEMA))
 
 
@@ -235,11 +236,11 @@ class Cluster(NamedTuple):
 
     actors: int
     cores: int
-    gpus: int
+    gpus: float
 
 
 def size_cluster(nodes: Iterable[dict[str, float]], device: str | None, actors: int | None = None) -> Cluster:
-    """One actor for each GPU, or for up to CORES cores of a node, of nodes with so many "CPU" and "GPU"."""
+    """Some actors for each GPU, or one for up to CORES cores of a node, of nodes with so many "CPU" and "GPU"."""
     nodes = [node for node in nodes if node.get("CPU", 0) >= 1]
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
     if device == "cuda" and not with_gpus:  # they may come yet
@@ -247,7 +248,8 @@ def size_cluster(nodes: Iterable[dict[str, float]], device: str | None, actors: 
     if with_gpus and device in (None, "cuda"):
         beside = min(int(node["CPU"] // node["GPU"]) for node in with_gpus)
         most = sum(int(node["GPU"]) for node in with_gpus)
-        return Cluster(actors or most, max(1, min(beside, CORES_BESIDE_GPU)), 1)
+        sharing = max(1, min(beside // CORES_BESIDE_GPU, ACTORS_ON_GPU))
+        return Cluster(actors or sharing * most, max(1, min(beside, CORES_BESIDE_GPU)), 1 / sharing)
     most = min(CORES, max((int(node["CPU"]) for node in nodes), default=1))
     large = [int(node["CPU"]) for node in nodes if node["CPU"] >= most / 2]  # small ones would make all actors small
     cores = min([most, *large])

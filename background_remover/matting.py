@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import BoundedSemaphore
 from typing import Any
 
 import cv2
@@ -31,8 +30,6 @@ PIECE = 1 << 18  # pixels among which a thread looks for those to work on
 COLOUR_SIDE = 320  # pixels: longer side of the copy on which F and B are solved for
 COARSE = 32  # pixels: levels up to this side get more iterations, since all that follows builds on them
 COARSE_ITERATIONS, ITERATIONS = 12, 5
-# Threads that solve at once. Python's lock changes hands at each of NumPy's many operations: more of them wait for it.
-SOLVING = BoundedSemaphore(3)
 RADIUS = 0.9  # spectral radius that Jacobi's iteration is taken to have, on which its acceleration depends
 EDGE_WEIGHT = 0.1  # how firmly neighbours are held together where alpha changes between them
 KNOWN = 0.98  # alpha from which a pixel shows F alone, and below 1 minus which it shows B alone
@@ -86,9 +83,7 @@ def estimate_foreground(photo: Pixels, alpha: Pixels) -> Pixels:
     if not partial.any():
         return photo
     small = _small_size(alpha, COLOUR_SIDE)
-    image, coarse = _unit(_shrink(photo, small)), _unit(_shrink(alpha, small))
-    with SOLVING:
-        solved = _solve_colours(image, coarse)
+    solved = _solve_colours(_unit(_shrink(photo, small)), _unit(_shrink(alpha, small)))
     foreground, background = (
         _resize(_bytes(colours), alpha.shape[::-1], cv2.INTER_LINEAR).reshape(-1, 3) for colours in solved
     )
@@ -129,8 +124,8 @@ def _iterate(image: Floats, alpha: Floats, colours: Floats, smoothness: Floats, 
     """Iterations towards F and B, 2 x 3 x h x w, of each pixel's two equations in them, for given neighbours.
 
     Jacobi's, with Chebyshev's acceleration (Golub and Varga, "Chebyshev Semi-Iterative Methods", 1961): a step goes
-    further than the equations ask, away from where the last one began. For both colours at once, since fewer and larger
-    operations leave more threads to work beside each other, see SOLVING.
+    further than the equations ask, away from where the last one began. For both colours at once: Python's lock changes
+    hands at each operation, and threads that work on other photos wait for it.
     """
     own = np.stack((alpha, 1 - alpha))
     ties = [(smoothness + EDGE_WEIGHT * np.abs(alpha - near))[:, np.newaxis] for near in _neighbours(_framed(alpha))]

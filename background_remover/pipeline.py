@@ -42,6 +42,7 @@ FOUND = 128
 PACKAGE = Path(__file__).parent
 # The example photos: in the package where it was installed, else beside it.
 EXAMPLES = next(filter(Path.is_dir, (PACKAGE / "examples", PACKAGE.parent / "examples")), PACKAGE)
+OPENCV_THREADS = cv2.getNumThreads()  # before any run shares them out
 MANY = 1000  # photos, where nobody knows how many there are
 
 
@@ -90,7 +91,6 @@ class BackgroundRemover:
         self.weights = replace(weights, state_dict={})  # the network has the tensors now
         self.engine = Engine(net, device, precision, on_device, between_steps, samples=example_inputs)
         self._between_steps = between_steps
-        self._threads = cv2.getNumThreads()
 
     @classmethod
     def from_pretrained(
@@ -237,7 +237,7 @@ class BackgroundRemover:
             outcomes.put(None)
 
         lanes = self.engine.split(count)
-        cv2.setNumThreads(max(1, self._threads // lanes))  # of all that run here: OpenCV's threads wait for each other
+        cv2.setNumThreads(max(1, OPENCV_THREADS // lanes))  # of all that run here: OpenCV's threads wait for each other
         workers = [threading.Thread(target=work, name="cutout") for _ in range(lanes)]
         for worker in workers:
             worker.start()
@@ -255,7 +255,7 @@ class BackgroundRemover:
             wanted = False
             for worker in workers:
                 worker.join()
-            cv2.setNumThreads(self._threads)
+            cv2.setNumThreads(OPENCV_THREADS)
 
     def _attempt(
         self,

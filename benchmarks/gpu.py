@@ -13,6 +13,7 @@ import os
 import shutil
 import statistics
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from datetime import date
@@ -162,18 +163,17 @@ def text(results: dict[str, Any]) -> str:
     lines.append(f"| model card | {of_card['network']:.1f} |" + " |" * (len(BATCHES) + 1))
     alone, each = ours["1"] / floor, ours[str(BATCHES[-1])] / BATCHES[-1] / floor
     pasted, clean = (files[f"a second, {name}"] for name in ("pasted", "clean colours"))
-    lines += [
-        "",
-        f"{results['card']}, torch {results['torch']}, {results['cores']} cores, {results['date']};",
-        "from bytes to bytes, medians of 30. Mattes against those in fp32 on the CPU, of the examples and these",
-        f"mirrored, in levels of 255. The card multiplies matrices at {limits['TFLOP/s']:.0f} TFLOP/s, at which a photo's",
-        f"arithmetic takes {floor:.2f} ms: one photo takes {alone:.1f} times as long, each of {BATCHES[-1]} {each:.1f} times.",
-        "Without Triton is what a GPU lent by the call has (ZeroGPU).",
-        f"From file to file, 12 megapixels take {files['12 MP']:.0f} ms and 1 megapixel {files['1 MP']:.0f}, mostly on",
-        f"the CPU; by the model card's snippet 12 take {of_card['12 MP'] / 1000:.1f} s. Of 2 megapixels, {pasted:.0f}",
-        f"photos come a second, with clean colours {clean:.0f}: then they wait for the CPU's work on their edges.",
-    ]
-    return "\n".join(lines) + "\n"
+    paragraph = (
+        f"{results['card']}, torch {results['torch']}, {results['cores']} cores, {results['date']}; from bytes to "
+        "bytes, medians of 30. Mattes against those in fp32 on the CPU, of the examples and these mirrored, in levels "
+        f"of 255. Matrices are multiplied at {limits['TFLOP/s']:.0f} TFLOP/s there, at which the network's arithmetic "
+        f"takes {floor:.2f} ms: one photo takes {alone:.1f} times as long, each of {BATCHES[-1]} {each:.1f} times. "
+        "Without Triton is what a GPU lent by the call has (ZeroGPU). "
+        f"From file to file, 12 megapixels take {files['12 MP']:.0f} ms and 1 megapixel {files['1 MP']:.0f}, mostly on "
+        f"the CPU; by the model card's snippet, 12 take {of_card['12 MP'] / 1000:.1f} s. Of 2 megapixels, one process "
+        f"cuts out {pasted:.0f} photos a second, with clean colours {clean:.0f}: its threads wait for Python's lock."
+    )
+    return "\n".join([*lines, "", textwrap.fill(paragraph, 120)]) + "\n"
 
 
 def main() -> None:

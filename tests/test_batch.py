@@ -180,15 +180,17 @@ def test_what_decides_on_the_looks_decides_on_the_way(isnet_net):
         ([{"CPU": 0}, {"CPU": 1}, {"CPU": 1}], None, (2, 1, 0)),
         ([{"CPU": 64}], None, (8, 8, 0)),
         ([{"CPU": 8}, {"CPU": 6}], None, (2, 6, 0)),
-        ([{"CPU": 16}, {"CPU": 32, "GPU": 4}], None, (4, 8, 1)),
-        ([{"CPU": 96, "GPU": 1}], "cuda", (1, 16, 1)),
+        ([{"CPU": 16}, {"CPU": 32, "GPU": 4}], None, (8, 4, 0.5)),
+        ([{"CPU": 96, "GPU": 1}], "cuda", (4, 4, 0.25)),
+        ([{"CPU": 3, "GPU": 1}], None, (1, 3, 1)),
+        ([{"CPU": 8, "GPU": 1}, {"CPU": 4, "GPU": 1}], None, (2, 4, 1)),
         ([{"CPU": 16, "GPU": 1}], "cpu", (2, 8, 0)),
         ([{"CPU": 1}, {"CPU": 64}], None, (8, 8, 0)),
         ([{"CPU": 2}], "cuda", (1, 1, 1)),
         ([], None, (1, 1, 0)),
     ],
 )
-def test_there_is_an_actor_for_each_gpu_or_for_some_cores_of_each_node(nodes, device, cluster):
+def test_there_are_some_actors_for_each_gpu_or_one_for_some_cores_of_each_node(nodes, device, cluster):
     assert batch.size_cluster(nodes, device) == cluster
     assert batch.size_cluster(nodes, device, 7).actors == 7
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
+from background_remover import matting
 from background_remover.compositing import composite
 from background_remover.matting import estimate_foreground, refine, touch_up
 
@@ -48,6 +49,35 @@ def test_on_new_backgrounds_the_error_is_a_third_of_pasting_at_most(scenes):
     assert np.mean(ours) < np.mean(paste) / 3
     assert np.median(np.array(ours) / paste) < 1 / 3
     assert (np.array(ours) < paste).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(17, 24), (1, 9)])
+def test_the_colours_converge_to_what_the_equations_say(height, width):
+    """Of each pixel: a I = (a^2 + sum of ties) F + a (1 - a) B - sum of ties times F nearby, and the same for B."""
+    rng = np.random.default_rng(0)
+    image = 0.45 + 0.1 * rng.random((3, height, width), np.float32)  # so that nothing is clipped
+    alpha = rng.random((height, width), np.float32)
+    smoothness = np.array([0.01, 0.02], np.float32).reshape(2, 1, 1)
+    count, a = height * width, alpha.reshape(-1).astype(float)
+    places = np.arange(count).reshape(height, width)
+    near = [np.pad(places, 1, mode="edge")[1 + y : 1 + y + height, 1 + x : 1 + x + width].reshape(-1)
+            for y, x in ((-1, 0), (1, 0), (0, -1), (0, 1))]  # fmt: skip
+    equations = np.zeros((2 * count, 2 * count))
+    for which, own in enumerate((a, 1 - a)):
+        at = which * count + np.arange(count)
+        equations[at, at] += own * own
+        equations[at, (1 - which) * count + np.arange(count)] += a * (1 - a)
+        for there in near:
+            ties = float(smoothness[which, 0, 0]) + matting.EDGE_WEIGHT * np.abs(a - a[there])
+            equations[at, at] += ties
+            np.add.at(equations, (at, which * count + there), -ties)
+    known = np.concatenate([own[:, None] * image.reshape(3, -1).T for own in (a, 1 - a)])
+    truth = np.linalg.solve(equations, known).reshape(2, height, width, 3)
+
+    assert 0 < truth.min() < truth.max() < 1
+
+    found = matting._iterate(image, alpha, np.zeros((2, 3, height, width), np.float32), smoothness, 300)
+    assert np.abs(np.moveaxis(found, 1, 3) - truth).max() < 1e-4
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=str)

@@ -5,6 +5,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from helpers import DATA, EXAMPLES, PERSON, PHOTOS, ROOT, card_matte, iou, pixels
@@ -13,6 +14,8 @@ from PIL import Image
 from background_remover import Cutout, Outcome
 from background_remover.framing import clean
 from background_remover.matting import estimate_foreground, refine
+from background_remover.outputs import Task
+from background_remover.pipeline import OPENCV_THREADS
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -201,6 +204,22 @@ for thread in [threading.Thread(target=run) for _ in range(6)]:
     more = 500_000 if remover.engine.precision == "fp32" else 0
     assert peaks[0] < 1_700_000 + more
     assert peaks[5] < 2_000_000 + more
+
+
+def test_photos_at_once_share_opencvs_threads_and_leave_them_as_they_were(remover, tmp_path):
+    tasks = [Task(PERSON, tmp_path / f"{number}.png") for number in range(2)]
+    lanes, seen = remover.engine.split(2), []
+
+    def save(cutout, path):
+        seen.append(cv2.getNumThreads())
+        cutout.save(path)
+
+    assert [*remover.run(tasks, save, count=2)] != []
+    assert set(seen) == {max(1, OPENCV_THREADS // lanes)}
+    run = remover.run(tasks, save, count=2)
+    next(run)
+    run.close()
+    assert cv2.getNumThreads() == OPENCV_THREADS
 
 
 def test_one_remover_serves_threads_alike(remover, person):

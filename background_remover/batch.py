@@ -52,7 +52,8 @@ READERS = 4  # of these tasks at once
 STORE = 1 << 30  # bytes of shared memory for what waits, on this machine
 CORES = 8  # of a node for one actor, each with a photo of its own
 # Actors that share a GPU, if there are the cores: one alone waits for Python's lock (benchmarks/gpu.py).
-ACTORS_ON_GPU, CORES_BESIDE_GPU = 4, 4
+ACTORS_ON_GPU = 4
+CORES_BESIDE_GPU = 16  # that these ask for at most, all together
 ROW = pa.struct(list(SCHEMA))
 
 
@@ -248,8 +249,11 @@ def size_cluster(nodes: Iterable[dict[str, float]], device: str | None, actors: 
     if with_gpus and device in (None, "cuda"):
         beside = min(int(node["CPU"] // node["GPU"]) for node in with_gpus)
         most = sum(int(node["GPU"]) for node in with_gpus)
-        sharing = max(1, min(beside // CORES_BESIDE_GPU, ACTORS_ON_GPU))
-        return Cluster(actors or sharing * most, max(1, min(beside, CORES_BESIDE_GPU)), 1 / sharing)
+        beside = min(beside, CORES_BESIDE_GPU)
+        sharing = max(1, beside * ACTORS_ON_GPU // CORES_BESIDE_GPU)
+        if actors:  # no GPU is to be idle
+            sharing = min(sharing, -(-actors // most))
+        return Cluster(actors or sharing * most, max(1, beside // sharing), 1 / sharing)
     most = min(CORES, max((int(node["CPU"]) for node in nodes), default=1))
     large = [int(node["CPU"]) for node in nodes if node["CPU"] >= most / 2]  # small ones would make all actors small
     cores = min([most, *large])
@@ -329,12 +333,13 @@ def work_off(
 ) -> Iterator[list[dict[str, Any]]]:
     """Rows of the manifest for photos of a catalogue, as they are done by the cluster that is connected.
 
-    `order.results` and `order.threads` are chosen here. Raises BatchError.
+    `order.results`, `order.threads` and `order.share` are chosen here. Raises BatchError.
     """
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     cluster = size_cluster((node["Resources"] for node in nodes if node["Alive"]), order.device, actors)
     results = storage.absolute(results)
     order = replace(order, results="" if is_parquet(results) else results, threads=cluster.cores)
+    order = replace(order, share=cluster.gpus or 1)
     suffix = "" if is_parquet(results) else order.finish.suffix
     place = pending.schema.get_field_index("source")
     pending = pending.set_column(place, "source", _absolute(pending["source"]))

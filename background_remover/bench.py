@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
+
 from background_remover import stages, storage
 from background_remover.allocator import keep_freed_memory
 from background_remover.cutout import Cutout
@@ -59,6 +61,8 @@ def end_with_parent() -> None:
 
 def load(order: Order) -> BackgroundRemover:
     """The network that an order asks for. Raises WeightsError, EngineError."""
+    if order.share < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(order.share)
     remover = BackgroundRemover.from_pretrained(order.weights, order.device, order.precision)
     if order.sha256 and remover.weights.sha256 != order.sha256:
         raise WeightsError(

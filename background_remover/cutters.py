@@ -80,6 +80,7 @@ class Order:
     refine: bool = False
     solid: bool = False
     threads: int = 1
+    share: float = 1  # of a GPU's memory
     seconds: float = SECONDS
     load: Callable[[Order], BackgroundRemover] | None = None
 

@@ -137,7 +137,8 @@ class Engine:
             if self.device.type == "cpu" and not self.lent and _is_x86() and can_pack():
                 self.net.pack(rates)
             else:
-                self.net.convert(None if self.lent else _kernels(self.device))  # each of its processes compiles anew
+                # Each process on a device that is lent would have to compile anew.
+                self.net.convert(None if self.lent else _kernels(self.device, self.net.dtype))
                 self.net.to(self.device)
                 self.warm_up()
         except RuntimeError as error:  # torch's own, for an operator that the device lacks and for memory alike
@@ -251,7 +252,10 @@ class _Together:
 
 def _largest_batch(device: torch.device) -> int:
     """How many images a forward may have, by what memory there is: a power of two."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else total_memory()
+    free = total_memory()
+    if device.type == "cuda":
+        left, whole = torch.cuda.mem_get_info(device)
+        free = min(left, int(whole * torch.cuda.get_per_process_memory_fraction()))  # others may share it
     return 1 << (max(1, min(TOGETHER, free // IMAGE_MEMORY)).bit_length() - 1)
 
 
@@ -259,8 +263,9 @@ class _Matte(nn.Module):
     """The network for inference: bytes in and out, the trunk in `dtype`, one matte of six.
 
     In half precision, what moves the matte most is kept from rounding where it costs little: the photo itself in
-    the first convolution, and the biases, whose rounding shifts a whole feature. The weights are rounded so that their
-    errors cancel. benchmarks/quality.py measures how far the matte still is from that in fp32.
+    the first convolution, and the biases, whose rounding shifts a whole feature (on a GPU see `_ConvReLU`). The
+    weights are rounded so that their errors cancel. benchmarks/quality.py measures how far the matte still is from
+    that in fp32.
     """
 
     trunk: BriaRMBG
@@ -392,7 +397,8 @@ class _Head(nn.Module):
         self.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, padding=1)[:, :1]
+        wide = F.conv2d(x, self.weight, self.bias, padding=1)
+        return wide.contiguous(memory_format=torch.channels_last)[:, :1]  # as it is already by cuDNN
 
 
 def _rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -423,7 +429,7 @@ class _Graph:
         return self.mattes.clone()
 
 
-def _kernels(device: torch.device) -> ModuleType | None:
+def _kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
     """Those for a GPU, if Triton can compile them: it needs a C compiler, and is not wherever PyTorch is."""
     if device.type != "cuda":
         return None
@@ -431,9 +437,10 @@ def _kernels(device: torch.device) -> ModuleType | None:
         from background_remover import kernels  # imports Triton, which takes a second
 
         with torch.cuda.device(device):
-            kernels.halve(torch.zeros((1, 16, 2, 2), device=device))
+            patches = kernels.patches(torch.zeros((1, 4, 4, 3), dtype=torch.uint8, device=device), dtype)
+            kernels.matte(kernels.join(kernels.halve(patches), patches))
     except Exception as error:  # Triton has several kinds
-        logger.warning("Triton can't compile here, so the network takes twice as long: %s", error)
+        logger.warning("Triton can't compile here, so the network takes half as long again or more: %s", error)
         return None
     return kernels
 
@@ -453,7 +460,7 @@ def _device(name: str | None) -> torch.device:
 def _precision(name: str | None, device: torch.device) -> str:
     if name is None:
         if device.type == "cuda":
-            return "fp16"  # as quick as bf16, a tenth of its error; the largest value seen is a hundredth of fp16's
+            return "fp16"  # as quick as bf16, a tenth of its error; IS-Net's largest feature is a hundredth of fp16's
         return _native_floats() if device.type == "cpu" else "fp32"
     if name not in PRECISIONS:
         raise EngineError(f"There is no precision '{name}': set RMBG_PRECISION to one of {', '.join(PRECISIONS)}.")

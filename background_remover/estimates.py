@@ -17,7 +17,8 @@ from background_remover.units import sample
 SAMPLE = 24  # photos, spread over the catalogue
 FIRST = 4  # of them that are not counted, since the first ones take longer
 GPUS = (1, 4, 16)
-# What benchmarks/gpu.py has of one process, for each of those that share a GPU; so many at once were not measured.
+# What benchmarks/gpu.py has of one process, on 16 cores of which it used few, times those that share a GPU; several at
+# once were not measured.
 GPU_RATE = 26.0 * batch.ACTORS_ON_GPU  # photos a second
 ROW_BYTES = 70  # of the manifest, compressed, for a photo: benchmarks/catalogues.py
 
@@ -66,8 +67,7 @@ def estimate(
         if row["status"] == "done"
     ]
     # cores beside a GPU open and save as quickly as those here do
-    cores = batch.ACTORS_ON_GPU * batch.CORES_BESIDE_GPU
-    gpu_rate = min(GPU_RATE, cores / max(1e-3, statistics.mean(outside))) if outside else GPU_RATE
+    gpu_rate = min(GPU_RATE, batch.CORES_BESIDE_GPU / max(1e-3, statistics.mean(outside))) if outside else GPU_RATE
     result_bytes = statistics.mean(len(data) for _, data in made)
     known = len(sizes) == len(pending)
     mean = pc.mean(sizes).as_py() if len(sizes) else statistics.mean(len(job.data or b"") for job in jobs)

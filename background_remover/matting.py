@@ -136,7 +136,7 @@ def _iterate(image: Floats, alpha: Floats, colours: Floats, smoothness: Floats, 
     known = own[:, np.newaxis] * image
     around = _framed(colours)
     now, near = around[..., 1:-1, 1:-1], _neighbours(around)
-    before, term, factor = colours, np.empty_like(known), np.float32(1)
+    before, term, factor = colours, np.empty_like(known), np.float32(2)
     for iteration in range(iterations):
         step = ties[0] * near[0]
         step += known
@@ -146,7 +146,7 @@ def _iterate(image: Floats, alpha: Floats, colours: Floats, smoothness: Floats, 
         step *= inverse
         step -= term
         if iteration:
-            factor = np.float32(1 / (1 - (RADIUS / 2) ** 2 * (factor if iteration > 1 else 2)))
+            factor = np.float32(1 / (1 - (RADIUS / 2) ** 2 * factor))
             step -= before
             step *= factor
             step += before

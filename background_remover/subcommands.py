@@ -63,7 +63,9 @@ def log_for_people() -> None:
 @click.option("--retry-failed", is_flag=True, help="do those again that were refused or have failed")
 @click.option("--plan", is_flag=True, help="say what it would take, from a few photos, and do nothing")
 @click.option("--address", help="a Ray cluster's, or 'auto' on one of its machines  [this machine alone]")
-@click.option("--actors", type=click.IntRange(1), help="how many work at once  [four a GPU, or one for up to 8 cores]")
+@click.option(
+    "--actors", type=click.IntRange(1), help="how many work at once  [up to four a GPU, or one for up to 8 cores]"
+)
 @click.option("--timeout", type=click.FloatRange(1), default=120.0, help="seconds for one photo  [120]")
 @click.option("--column", help="of Parquet, the pictures or their paths  [the one that fits]")
 @click.option("--id", "id_column", help="of Parquet, what names a photo  [id, key, sku and the like]")

@@ -71,7 +71,7 @@ def limits() -> dict[str, float]:
 def network(name: str, images: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """Milliseconds of a forward by batch, and how far the mattes move, in levels of 255."""
     precision, *without = name.split(" ")
-    engines._kernels = (lambda _: None) if without else KERNELS
+    engines._kernels = (lambda *_: None) if without else KERNELS
     net = weights.build_network(weights.load())
     start = time.perf_counter()
     engine = Engine(net, "cuda", precision)
@@ -168,7 +168,7 @@ def text(results: dict[str, Any]) -> str:
         "bytes, medians of 30. Mattes against those in fp32 on the CPU, of the examples and these mirrored, in levels "
         f"of 255. Matrices are multiplied at {limits['TFLOP/s']:.0f} TFLOP/s there, at which the network's arithmetic "
         f"takes {floor:.2f} ms: one photo takes {alone:.1f} times as long, each of {BATCHES[-1]} {each:.1f} times. "
-        "Without Triton is what a GPU lent by the call has (ZeroGPU). "
+        "Without Triton, PyTorch's operators do what its kernels do. "
         f"From file to file, 12 megapixels take {files['12 MP']:.0f} ms and 1 megapixel {files['1 MP']:.0f}, mostly on "
         f"the CPU; by the model card's snippet, 12 take {of_card['12 MP'] / 1000:.1f} s. Of 2 megapixels, one process "
         f"cuts out {pasted:.0f} photos a second, with clean colours {clean:.0f}: its threads wait for Python's lock."

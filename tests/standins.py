@@ -105,7 +105,7 @@ class Copying(BackgroundRemover):
 
 class Engine:
     def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
+        self.lanes = self.threads = lanes
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return images[..., 1]

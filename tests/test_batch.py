@@ -195,6 +195,20 @@ def test_there_are_some_actors_for_each_gpu_or_one_for_some_cores_of_each_node(n
     assert batch.size_cluster(nodes, device, 7).actors == 7
 
 
+@pytest.mark.parametrize(
+    ("cores", "actors", "cluster"),
+    [
+        (96, None, (16, 4, 0.25)),
+        (96, 4, (4, 16, 1)),
+        (96, 6, (6, 8, 0.5)),
+        (96, 40, (40, 4, 0.25)),
+        (24, None, (4, 6, 1)),
+    ],
+)
+def test_gpus_are_shared_only_if_all_have_work(cores, actors, cluster):
+    assert batch.size_cluster([{"CPU": cores, "GPU": 4}], "cuda", actors) == cluster
+
+
 def test_rows_that_are_made_anew_leave_none_of_before_behind(tmp_path):
     """Also where they lie in one file with those of photos that are gone since."""
     names, out = fill(tmp_path / "in", 3), tmp_path / "out.parquet"

@@ -16,6 +16,7 @@ import torch
 from helpers import EXAMPLES, ROOT
 from torch import nn
 
+import background_remover
 from background_remover import engines, onednn, weights
 from background_remover.engines import SIDE, Engine, EngineError
 from background_remover.photos import open_photo
@@ -236,6 +237,20 @@ def test_only_one_forward_runs_at_a_time_on_a_device_lent_by_the_call():
     assert max(most) == 1
 
 
+def test_without_triton_a_gpu_has_pytorchs_operators(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "background_remover.kernels", None)  # an ImportError
+    monkeypatch.delattr(background_remover, "kernels", raising=False)
+    assert engines._kernels(torch.device("cuda"), torch.float16) is None
+    (record,) = caplog.records
+    assert record.message.startswith("Triton can't compile here")
+    assert engines._kernels(torch.device("cpu"), torch.float16) is None
+    assert len(caplog.records) == 1
+
+
+def test_a_gpu_computes_in_fp16():
+    assert engines._precision(None, torch.device("cuda")) == "fp16"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_cuda_graphs_give_the_plain_networks_mattes(views, truth, precision):
@@ -416,8 +431,12 @@ def test_the_memory_of_a_gpu_says_how_many_images_a_forward_has(monkeypatch):
     found = {}
     for gigabytes in (1, 2, 4, 8, 16, 80):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=gigabytes * 10**9: (free, 80 * 10**9))
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)
         found[gigabytes] = engines._largest_batch(torch.device("cuda"))
     assert found == {1: 1, 2: 1, 4: 2, 8: 4, 16: 8, 80: 8}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8 * 10**9, 8 * 10**9))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: 0.5)
+    assert engines._largest_batch(torch.device("cuda")) == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -67,7 +67,8 @@ def test_patches_are_those_of_the_processors_stem(dtype, shape):
 
 
 def test_mattes_are_enlarged_probabilities():
-    logits = 5 * new_map(2, 8, 16, 12)[:, :1]
+    logits = (5 * new_map(2, 8, 16, 12))[:, :1]  # among other channels, as the network's head has them
+    assert logits.stride(3) == 8
     truth = 255 * torch.sigmoid(F.interpolate(logits, scale_factor=2, mode="bilinear"))[:, 0]
     assert (kernels.matte(logits).float() - truth).abs().max() <= 0.5001
 

@@ -15,7 +15,6 @@ from background_remover import Cutout, Outcome
 from background_remover.framing import clean
 from background_remover.matting import estimate_foreground, refine
 from background_remover.outputs import Task
-from background_remover.pipeline import OPENCV_THREADS
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -207,6 +206,7 @@ for thread in [threading.Thread(target=run) for _ in range(6)]:
 
 
 def test_photos_at_once_share_opencvs_threads_and_leave_them_as_they_were(remover, tmp_path):
+    before = cv2.getNumThreads()
     tasks = [Task(PERSON, tmp_path / f"{number}.png") for number in range(2)]
     lanes, seen = remover.engine.split(2), []
 
@@ -215,11 +215,15 @@ def test_photos_at_once_share_opencvs_threads_and_leave_them_as_they_were(remove
         cutout.save(path)
 
     assert [*remover.run(tasks, save, count=2)] != []
-    assert set(seen) == {max(1, OPENCV_THREADS // lanes)}
-    run = remover.run(tasks, save, count=2)
-    next(run)
-    run.close()
-    assert cv2.getNumThreads() == OPENCV_THREADS
+    assert set(seen) == {min(before, max(1, remover.engine.threads // lanes))}
+    assert cv2.getNumThreads() == before
+    runs = [remover.run(tasks, save, count=2) for _ in range(2)]
+    for run in runs:
+        next(run)
+    runs[0].close()
+    assert cv2.getNumThreads() == seen[0]  # of the other run
+    runs[1].close()
+    assert cv2.getNumThreads() == before
 
 
 def test_one_remover_serves_threads_alike(remover, person):

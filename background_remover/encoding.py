@@ -43,7 +43,7 @@ WEBP = Encoder(  # an eighth of the time of Pillow's defaults
     lossy={"lossless": False, "exact": False, "method": 1},
     longest=16383,
 )
-TIFF = Encoder("TIFF", {"compression": "tiff_adobe_deflate"}, deep=True)
+TIFF = Encoder("TIFF", {}, deep=True)  # by tifffile
 JPEG = Encoder("JPEG", {"quality": JPEG_QUALITY, "subsampling": 0}, lossy={}, longest=65535, alpha=False)
 ENCODERS = {
     ".png": Encoder("PNG", {}, deep=True),  # has a faster writer of its own
@@ -130,8 +130,8 @@ def save_pixels(
             file.writelines(parts)
         return
     whole = pixels[:]
-    if whole.dtype == np.uint16:
-        _save_deep_tiff(whole, target, icc, dpi)
+    if encoder.name == "TIFF":
+        _save_tiff(whole, target, icc, dpi)
         return
     if encoder.longest and max(whole.shape[:2]) > encoder.longest:
         raise PhotoError(f"A {encoder.name} has at most {encoder.longest} pixels a side: choose PNG.")
@@ -144,20 +144,20 @@ def save_pixels(
     Image.fromarray(whole).save(target, encoder.name, icc_profile=icc, **options)
 
 
-def _save_deep_tiff(
-    pixels: NDArray[np.uint16],
+def _save_tiff(
+    pixels: NDArray[Any],
     target: Target,
     icc: bytes | None,
     dpi: tuple[float, float] | None,
 ) -> None:
-    """By tifffile, since Pillow can't."""
+    """By tifffile: Pillow has no colours of 16 bits, and in memory leaves a byte between pixels and tags as it was."""
     import tifffile
 
     tifffile.imwrite(
         target,
         pixels,
-        photometric="rgb",
-        extrasamples=["unassalpha"] if pixels.shape[2] == 4 else None,
+        photometric="minisblack" if pixels.ndim == 2 else "rgb",
+        extrasamples=["unassalpha"] if pixels.shape[2:] == (4,) else None,
         compression="zlib",
         compressionargs={"level": 1},
         predictor=True,

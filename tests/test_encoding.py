@@ -12,7 +12,7 @@ from helpers import EXAMPLES
 from PIL import Image, ImageCms
 
 from background_remover.compositing import with_alpha
-from background_remover.encoding import safe_stem, save_pixels
+from background_remover.encoding import ENCODERS, safe_stem, save_pixels
 from background_remover.fastpng import encode_png
 from utilities import PhotoError
 
@@ -29,6 +29,21 @@ def test_lossless_formats_save_every_pixel_and_the_profile(tmp_path, suffix):
     with Image.open(tmp_path / f"a{suffix}") as saved:
         assert np.array_equal(np.asarray(saved), rgba)
         assert saved.info["icc_profile"] == SRGB
+
+
+@pytest.mark.parametrize("suffix", [*ENCODERS])
+def test_the_same_pixels_are_the_same_bytes_whatever_memory_held_before(suffix):
+    """A byte that nobody writes tells of others' photos. Pillow has one in every other TIFF that it makes in memory."""
+    rgba = RNG.integers(0, 256, (120, 300, 4), dtype=np.uint8)
+    for rows in (117, 118, 119, 120):
+        files = set()
+        for value in range(30):
+            dirt = [bytes([value + 1]) * int(length) for length in RNG.integers(1, 200_000, 8)]
+            del dirt
+            buffer = io.BytesIO()
+            save_pixels(rgba[:rows], buffer, suffix=suffix)
+            files.add(buffer.getvalue())
+        assert len(files) == 1
 
 
 def test_jpeg_is_saved_over_white(tmp_path):

@@ -338,8 +338,8 @@ def work_off(
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     cluster = size_cluster((node["Resources"] for node in nodes if node["Alive"]), order.device, actors)
     results = storage.absolute(results)
-    order = replace(order, results="" if is_parquet(results) else results, threads=cluster.cores)
-    order = replace(order, share=cluster.gpus or 1)
+    results_in = "" if is_parquet(results) else results
+    order = replace(order, results=results_in, threads=cluster.cores, share=cluster.gpus or 1)
     suffix = "" if is_parquet(results) else order.finish.suffix
     place = pending.schema.get_field_index("source")
     pending = pending.set_column(place, "source", _absolute(pending["source"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -126,12 +126,13 @@ def save_pixels(
     encoder = ENCODERS[suffix.lower()]
     if encoder.name == "PNG":
         parts = [*png_parts(pixels, icc, dpi)]  # all of them before the file is touched
-        with Path(target).open("wb") if isinstance(target, str | os.PathLike) else nullcontext(target) as file:
+        with _opened(target) as file:
             file.writelines(parts)
         return
     whole = pixels[:]
     if encoder.name == "TIFF":
-        _save_tiff(whole, target, icc, dpi)
+        with _opened(target) as file:
+            _save_tiff(whole, file, icc, dpi)
         return
     if encoder.longest and max(whole.shape[:2]) > encoder.longest:
         raise PhotoError(f"A {encoder.name} has at most {encoder.longest} pixels a side: choose PNG.")
@@ -144,17 +145,16 @@ def save_pixels(
     Image.fromarray(whole).save(target, encoder.name, icc_profile=icc, **options)
 
 
-def _save_tiff(
-    pixels: NDArray[Any],
-    target: Target,
-    icc: bytes | None,
-    dpi: tuple[float, float] | None,
-) -> None:
+def _opened(target: Target) -> AbstractContextManager[BinaryIO]:
+    return Path(target).open("wb") if isinstance(target, str | os.PathLike) else nullcontext(target)
+
+
+def _save_tiff(pixels: NDArray[Any], file: BinaryIO, icc: bytes | None, dpi: tuple[float, float] | None) -> None:
     """By tifffile: Pillow has no colours of 16 bits, and in memory leaves a byte between pixels and tags as it was."""
     import tifffile
 
     tifffile.imwrite(
-        target,
+        tifffile.FileHandle(file, name="cutout.tif"),  # it wants a name, which not every open file has
         pixels,
         photometric="minisblack" if pixels.ndim == 2 else "rgb",
         extrasamples=["unassalpha"] if pixels.shape[2:] == (4,) else None,

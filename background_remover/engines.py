@@ -406,7 +406,7 @@ def _rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _Graph:
-    """A forward recorded once and replayed with a single launch, where batch 1 would wait for 250 of them."""
+    """A forward recorded once and replayed with a single launch, where batch 1 would wait for hundreds of them."""
 
     def __init__(self, forward: Forward, images: Tensor, device: torch.device) -> None:
         self.images = images.pin_memory()  # the only memory that a GPU reads by itself
@@ -460,7 +460,7 @@ def _device(name: str | None) -> torch.device:
 def _precision(name: str | None, device: torch.device) -> str:
     if name is None:
         if device.type == "cuda":
-            return "fp16"  # as quick as bf16, a tenth of its error; IS-Net's largest feature is a hundredth of fp16's
+            return "fp16"  # as quick as bf16, a tenth of its error; IS-Net's features are far from where it ends
         return _native_floats() if device.type == "cpu" else "fp32"
     if name not in PRECISIONS:
         raise EngineError(f"There is no precision '{name}': set RMBG_PRECISION to one of {', '.join(PRECISIONS)}.")

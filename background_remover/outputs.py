@@ -172,7 +172,7 @@ def _begin(folder: Path) -> tuple[Path, BinaryIO]:
     """A new file to write to, locked, which has not been taken for a leftover before it was. Raises OSError."""
     while True:
         part = folder / PART.format(secrets.token_hex(DIGITS // 2))
-        file = part.open("x+b")  # which has a name, as tifffile asks for
+        file = part.open("xb")
         if fcntl:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)

@@ -70,7 +70,7 @@ _threads_before: list[int] = []  # what OpenCV had, once for each run that goes 
 def _opencv_threads(most: int) -> Iterator[None]:
     """OpenCV has no more threads for a call than so many, until the last of all runs ends.
 
-    Those of many photos wait for each other: on 16 cores these took twice as long.
+    Those of many photos wait for each other, the more the more cores there are.
     """
     with _opencv:
         _threads_before.append(_threads_before[0] if _threads_before else cv2.getNumThreads())

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tempfile
 import unicodedata
 import zlib
 
@@ -11,7 +12,7 @@ import pytest
 from helpers import EXAMPLES
 from PIL import Image, ImageCms
 
-from background_remover.compositing import with_alpha
+from background_remover.compositing import widen, with_alpha
 from background_remover.encoding import ENCODERS, safe_stem, save_pixels
 from background_remover.fastpng import encode_png
 from utilities import PhotoError
@@ -44,6 +45,21 @@ def test_the_same_pixels_are_the_same_bytes_whatever_memory_held_before(suffix):
             save_pixels(rgba[:rows], buffer, suffix=suffix)
             files.add(buffer.getvalue())
         assert len(files) == 1
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("suffix", [*ENCODERS])
+def test_open_files_need_no_name(suffix, deep):
+    rgba = with_alpha(PHOTO, ALPHA)
+    if deep and ENCODERS[suffix].deep:
+        rgba = widen(rgba)
+    buffer = io.BytesIO()
+    save_pixels(rgba, buffer, suffix=suffix)
+    for new in (tempfile.TemporaryFile, tempfile.SpooledTemporaryFile):
+        with new() as file:
+            save_pixels(rgba, file, suffix=suffix)
+            file.seek(0)
+            assert file.read() == buffer.getvalue()
 
 
 def test_jpeg_is_saved_over_white(tmp_path):

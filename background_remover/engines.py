@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from background_remover import quantization
+from background_remover import calibration, quantization
 from background_remover.allocator import total_memory
+from background_remover.calibration import Calibration
+from background_remover.channels import narrowed, sources, without
 from background_remover.onednn import (
     PATCH,
     ByteConv,
@@ -39,7 +41,6 @@ from background_remover.onednn import (
     round_by_diffusion,
     with_stem,
 )
-from background_remover.quantization import Rates
 from briarmbg import HEADS, REBNCONV, RSU, BriaRMBG, upsample_like
 
 logger = logging.getLogger(__name__)
@@ -98,8 +99,9 @@ class Engine:
     ) -> None:
         self.device = _device(device or os.environ.get("RMBG_DEVICE") or None)
         self.precision = _precision(precision or os.environ.get("RMBG_PRECISION") or None, self.device)
-        rates = self._rates(net, samples) if self.precision == "int8" else None
-        self.net = _Matte(net, FLOATS[_native_floats() if rates else self.precision])
+        bytes_too = self.precision == "int8"
+        known = self._measured(net, samples) if bytes_too else calibration.shipped(net)
+        self.net = _Matte(net, FLOATS[_native_floats() if bytes_too else self.precision])
         self.graphs: dict[int, _Graph] = {}
         self.forward = on_device(self._forward) if on_device else self._forward
         self.lent = self.forward != self._forward
@@ -112,7 +114,7 @@ class Engine:
             for name, block in net.named_children():
                 if name.startswith("stage"):
                     block.register_forward_pre_hook(lambda *_: between_steps())
-        self._prepare(rates)
+        self._prepare(known)
         self.joins = self.device.type != "cpu" and not self.lent  # whether images of several threads are one forward
         self.together = _Together(self._alone, _largest_batch(self.device) if self.joins else 1)
 
@@ -122,20 +124,20 @@ class Engine:
             self(np.zeros((1, SIDE, SIDE, 3), np.uint8))
 
     @staticmethod
-    def _rates(net: BriaRMBG, samples: Callable[[], Iterable[Pixels]]) -> Rates:
+    def _measured(net: BriaRMBG, samples: Callable[[], Iterable[Pixels]]) -> Calibration:
         try:
-            return quantization.rates_for(net, samples)
+            return calibration.calibration_of(net, samples)
         except ValueError as error:
             raise EngineError(
                 "These weights are new in int8, and there are no photos to measure them on: set RMBG_PRECISION to bf16 "
                 "or fp32."
             ) from error
 
-    def _prepare(self, rates: Rates | None) -> None:
+    def _prepare(self, known: Calibration | None) -> None:
         """Put the network on the device, and see whether that can run it; one lent by the call is not here yet."""
         try:
             if self.device.type == "cpu" and not self.lent and _is_x86() and can_pack():
-                self.net.pack(rates)
+                self.net.pack(known, eight_bits=self.precision == "int8")
             else:
                 # Each process on a device that is lent would have to compile anew.
                 self.net.convert(None if self.lent else _kernels(self.device, self.net.dtype))
@@ -302,25 +304,28 @@ class _Matte(nn.Module):
         self.trunk.add_module("side1", _Head(head) if kernels else head)
 
     @torch.inference_mode()
-    def pack(self, rates: Rates | None = None) -> None:
+    def pack(self, known: Calibration | None = None, *, eight_bits: bool = False) -> None:
         """Put quicker ones in place of the convolutions, laid out for the shapes that reach them.
 
-        With `rates`, some of them compute in 8 bits, see `quantization`.
+        What is known to be dead is left out. With `eight_bits`, some of them compute in these, see `quantization`.
         """
         blocks = {name: block for name, block in self.trunk.named_modules() if isinstance(block, REBNCONV)}
-        chosen, wider = quantization.chosen(self.dtype) if rates else ([], [])
+        chosen, wider = quantization.chosen(self.dtype) if eight_bits else ([], [])
         closed = quantization.only_bytes(self.trunk, chosen)
+        known = known or Calibration({}, {})
+        left = without(known.dead)
+        rates = {name: values[left[name]] if name in left else values for name, values in known.rates.items()}
         first, self.stem = self.first, Stem(self.dtype, SIDE, SIDE)
         for name, block in blocks.items():
-            conv, side = block.conv_s1, _side(self.trunk, name)
+            read = sources(self.trunk, name)
+            conv, side = narrowed(block.conv_s1, name, read, left), _side(self.trunk, name)
             shape = [1, conv.in_channels, side, side]
             packed: nn.Module
-            if rates and (name in chosen or name in wider):
-                read = torch.cat([rates[source] for source in quantization.sources(self.trunk, name)])
-                if name in wider:
-                    packed = TwoByteConv(conv, shape, read)
-                else:
-                    packed = ByteConv(conv, shape, read, self.dtype, rates[name] if name in closed else None)
+            if name in wider:
+                packed = TwoByteConv(conv, shape, torch.cat([rates[source] for source in read]))
+            elif name in chosen:
+                out = rates[name] if name in closed else None
+                packed = ByteConv(conv, shape, torch.cat([rates[source] for source in read]), self.dtype, out)
             elif name == "stage1.rebnconvin":
                 packed = Conv(conv, with_stem(conv.weight, first, self.dtype), [1, PATCH, *shape[2:]])
             else:
@@ -331,7 +336,8 @@ class _Matte(nn.Module):
             if isinstance(module, RSU | BriaRMBG):
                 module.halve = halve
         shape = [1, HEADS["side1"], SIDE // 2, SIDE // 2]
-        self.trunk.add_module("side1", Head(self.trunk.get_submodule("side1"), shape, self.dtype))  # type: ignore[arg-type]
+        head = narrowed(self.trunk.get_submodule("side1"), "side1", ["stage1d"], left)  # type: ignore[arg-type]
+        self.trunk.add_module("side1", Head(head, shape, self.dtype))
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.kernels.patches(images, self.dtype) if self.kernels else self.stem(images).to(self.dtype)

@@ -325,7 +325,7 @@ def joining(seeded_net, monkeypatch) -> Engine:
         return images[..., 1]
 
     monkeypatch.setattr(engines, "can_pack", lambda: True)
-    monkeypatch.setattr(engines._Matte, "pack", lambda *_: None)
+    monkeypatch.setattr(engines._Matte, "pack", lambda *_, **__: None)
     engine = Engine(copy.deepcopy(seeded_net), "cpu", "fp32")
     engine.joins, engine.together.most, engine.sizes, engine.forward = True, engines.TOGETHER, [], forward
     return engine

@@ -32,7 +32,9 @@ from background_remover.channels import narrowed, sources, without
 from background_remover.onednn import (
     PATCH,
     ByteConv,
+    ByteStem,
     Conv,
+    FirstByteConv,
     Head,
     Stem,
     TwoByteConv,
@@ -315,19 +317,24 @@ class _Matte(nn.Module):
         known = known or Calibration({}, {})
         left = without(known.dead)
         rates = {name: values[left[name]] if name in left else values for name, values in known.rates.items()}
-        first, self.stem = self.first, Stem(self.dtype, SIDE, SIDE)
+        first = "stage1.rebnconvin"
+        self.stem = ByteStem(SIDE, SIDE) if first in chosen else Stem(self.dtype, SIDE, SIDE)
         for name, block in blocks.items():
             read = sources(self.trunk, name)
             conv, side = narrowed(block.conv_s1, name, read, left), _side(self.trunk, name)
             shape = [1, conv.in_channels, side, side]
             packed: nn.Module
-            if name in wider:
+            if name == first:
+                shape[1] = PATCH
+                if name in chosen:
+                    packed = FirstByteConv(conv, self.first, shape, self.dtype)
+                else:
+                    packed = Conv(conv, with_stem(conv.weight, self.first, self.dtype), shape)
+            elif name in wider:
                 packed = TwoByteConv(conv, shape, torch.cat([rates[source] for source in read]))
             elif name in chosen:
                 out = rates[name] if name in closed else None
                 packed = ByteConv(conv, shape, torch.cat([rates[source] for source in read]), self.dtype, out)
-            elif name == "stage1.rebnconvin":
-                packed = Conv(conv, with_stem(conv.weight, first, self.dtype), [1, PATCH, *shape[2:]])
             else:
                 packed = Conv(conv, _rounded(conv.weight, self.dtype), shape)
             parent, _, child = name.rpartition(".")
@@ -340,7 +347,7 @@ class _Matte(nn.Module):
         self.trunk.add_module("side1", Head(head, shape, self.dtype))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.kernels.patches(images, self.dtype) if self.kernels else self.stem(images).to(self.dtype)
+        x = self.kernels.patches(images, self.dtype) if self.kernels else self.stem(images)
         logits = self.trunk.get_submodule("side1")(self.trunk.features(x)[0])
         if self.kernels:
             return self.kernels.matte(logits)  # type: ignore[no-any-return]

@@ -26,6 +26,7 @@ CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column of the four pixels 
 NEAR, FAR = 3, 1  # quarters of a doubled pixel that are of the pixel it lies in, and of its neighbour
 SIXTEENTHS = 16
 PIXELS, PATCH = 27, 32  # of a patch of 3 x 3: its values, and its channels, the rest of which are 1
+CONSTANTS = (255, 255, 255, 255, 1)  # those in bytes, behind the pixels: large ones for the bulk, 1 for what they leave
 # PyTorch converts bf16 to int8 four times as fast as to uint8, and rounds towards 0: this much below the byte, rounding
 # is to the nearest for bytes up to 64, where bf16 has halves, and a quarter off above.
 MIDDLE, BELOW = 128, 128.25
@@ -80,14 +81,68 @@ def with_stem(weight: Tensor, stem: nn.Conv2d, dtype: torch.dtype) -> Tensor:
 
     Its bias has as many of the constant channels as there are, each for what rounding leaves of those before.
     """
-    pixels = torch.einsum("omyx,mi->oiyx", weight, stem.weight.flatten(1) * (256 / 510))
-    rest = torch.einsum("omyx,m->oyx", weight, stem.bias)
+    pixels, rest = _merged(weight, stem)
+    pixels = pixels * (256 / 510)
     constants = []
     for _ in range(PATCH - PIXELS):
         constants.append(rest.to(dtype).float())
         rest = rest - constants[-1]
     rounded = pixels if dtype == torch.float32 else round_by_diffusion(pixels, dtype, group=PIXELS)
     return torch.cat([rounded, torch.stack(constants, 1).to(dtype)], 1)
+
+
+def _merged(weight: Tensor, stem: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """The weights out x PIXELS x 3 x 3 for pixels -0.5..0.5 that a `stem` sees first, and its bias', out x 3 x 3."""
+    pixels = torch.einsum("omyx,mi->oiyx", weight, stem.weight.flatten(1))
+    return pixels, torch.einsum("omyx,m->oyx", weight, stem.bias)
+
+
+class ByteStem(nn.Module):
+    """The same in bytes, for `FirstByteConv`: pixels as they are, and CONSTANTS behind them.
+
+    Around the image is what is nearest to 0 once it is centred.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        weight = torch.zeros((PATCH, 3, 3, 3), dtype=torch.int8)
+        weight[:PIXELS] = torch.eye(PIXELS).view(PIXELS, 3, 3, 3)
+        bias = torch.cat([torch.zeros(PIXELS), torch.tensor(CONSTANTS, dtype=torch.float32)])
+        shape = [1, 3, height + 1, width + 1]
+        self.call = _packed_bytes(weight, torch.ones(PATCH), bias, shape, torch.uint8, stride=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        count, height, width, channels = images.shape
+        around = torch.full((count, height + 1, width + 1, channels), MIDDLE, dtype=torch.uint8)
+        around[:, 1:, 1:] = images
+        return self.call(around.permute(0, 3, 1, 2))
+
+
+class FirstByteConv(nn.Module):
+    """The network's first two convolutions as one of the bytes of a `ByteStem`, and its ReLU; the result is in `dtype`.
+
+    Pixels are centred by what the constants are given: 127.5 times the weights, as these were rounded, is taken away.
+    """
+
+    def __init__(self, conv: nn.Conv2d, stem: nn.Conv2d, shape: list[int], dtype: torch.dtype) -> None:
+        super().__init__()
+        pixels, rest = _merged(conv.weight, stem)
+        pixels = pixels / LARGEST
+        most = torch.maximum(
+            pixels.abs().amax((1, 2, 3)), (rest - LARGEST / 2 * pixels.sum(1)).abs().amax((1, 2)) / sum(CONSTANTS)
+        )
+        scales = most.clamp_min(TINY) / LARGEST_WEIGHT
+        whole = round_by_diffusion(pixels / scales[:, None, None, None], torch.int8, group=PIXELS)
+        left = rest / scales[:, None, None] - LARGEST / 2 * whole.sum(1)
+        constants = []
+        for constant in CONSTANTS:
+            constants.append((left / constant).round().clamp(-LARGEST_WEIGHT, LARGEST_WEIGHT))
+            left = left - constant * constants[-1]
+        whole = torch.cat([whole, torch.stack(constants, 1).to(torch.int8)], 1)
+        self.call = _packed_bytes(whole, scales, conv.bias, shape, dtype, padding=1, relu=True)
+
+    def forward(self, x: Tensor, skip: None = None) -> Tensor:  # noqa: ARG002
+        return self.call(x)
 
 
 class Conv(nn.Module):
@@ -262,6 +317,7 @@ def _packed_bytes(
     dtype: torch.dtype,
     *,
     padding: int = 0,
+    stride: int = 1,
     dilation: int = 1,
     groups: int = 1,
     relu: bool = False,
@@ -271,7 +327,7 @@ def _packed_bytes(
 
     With `add`, it is called with a tensor of floats as well, to which it adds before the ReLU.
     """
-    way = [1, 1], [padding, padding], [dilation, dilation], groups
+    way = [stride, stride], [padding, padding], [dilation, dilation], groups
     laid_out = torch.ops.onednn.qconv_prepack(weight, scales, 1.0, 0, *way, shape)
     zeros, then = torch.zeros(len(scales), dtype=torch.int32), "relu" if relu else "none"
     if add:

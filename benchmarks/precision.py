@@ -94,21 +94,20 @@ def photos(pairs: Path | None) -> Iterator[Photo]:
 
 
 def all_layers() -> Layers:
-    """All but the first, which has the photo itself, and the sixth stage."""
+    """All but the sixth stage."""
     net = BriaRMBG()
-    layers = {
+    return {
         stage: tuple(name.removeprefix("rebnconv") for name, _ in net.get_submodule(stage).named_children())
         for stage in (*ENCODER, *DECODER)
         if stage != "stage6"
     }
-    return layers | {"stage1": tuple(level for level in layers["stage1"] if level != "in")}
 
 
 def sets() -> dict[str, Layers]:
     """What may run in 8 bits, from nothing to all that can."""
     shipped, every = quantization.INT8, all_layers()
     decoder = ("stage4d", "stage3d", "stage2d", "stage1d")
-    more = {"stage1": ("1", "2", "3d", "2d", "1d"), "stage3d": ("in", "1", "2d", "1d")}
+    more = {"stage1": ("in", "1", "2", "3d", "2d", "1d"), "stage3d": ("in", "1", "2d", "1d")}
     return {
         "none": {},
         "of `int8`'s, the encoder's": {stage: levels for stage, levels in shipped.items() if stage not in decoder},

@@ -24,7 +24,7 @@ def empty_cache(tmp_path, monkeypatch):
 def test_the_rates_of_isnet_are_there(isnet_net):
     rates = calibration_of(isnet_net, lambda: pytest.fail("it is shipped")).rates
     read = {source for table in (INT8, TWO_BYTES) for name in names(table) for source in sources(isnet_net, name)}
-    assert read == set(rates)
+    assert read - {"conv_in"} == set(rates)
 
 
 def test_weights_that_are_new_are_measured_once(seeded_net, empty_cache):

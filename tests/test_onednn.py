@@ -6,7 +6,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from background_remover import engines, onednn
-from background_remover.onednn import FINER, ByteConv, Conv, Head, Stem, TwoByteConv, halve, with_stem
+from background_remover.onednn import (
+    FINER,
+    ByteConv,
+    ByteStem,
+    Conv,
+    FirstByteConv,
+    Head,
+    Stem,
+    TwoByteConv,
+    halve,
+    with_stem,
+)
 from briarmbg import join
 
 pytestmark = pytest.mark.skipif(not (onednn.can_pack() and engines._is_x86()), reason="no oneDNN here")
@@ -64,6 +75,28 @@ def test_the_first_two_convolutions_are_one(dtype):
     ours = Conv(second, with_stem(second.weight, first, dtype), [1, onednn.PATCH, 20, 12])(patches)
     assert (ours.double() - exact).abs().max() < (1e-5 if dtype == torch.float32 else 0.02)
     assert patches[0, 13, 3, 4] * 256 == 2 * int(images[0, 6, 8, 1]) - 255  # row 1, column 1 of green
+
+
+@needs_vnni
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("offset", [0, 40])
+def test_the_first_two_convolutions_of_bytes_are_as_near_as_their_weights_are(dtype, offset):
+    """To a hundredth of what comes out, up to the border, also where the first one's bias is far above the rest."""
+    first, second = nn.Conv2d(3, 64, 3, stride=2, padding=1), conv_of(64, 32)
+    first.bias += offset
+    images = torch.nn.functional.interpolate(torch.rand(2, 3, 10, 6), size=(40, 24), mode="bilinear") * 255
+    images = images.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    exact = second.double()(first.double()(images.permute(0, 3, 1, 2).double() / 255 - 0.5)).relu()
+    second, first = second.float(), first.float()
+    patches = ByteStem(40, 24)(images)
+    assert patches.dtype == torch.uint8
+    assert patches[0, 13, 3, 4] == images[0, 6, 8, 1]  # row 1, column 1 of green
+    assert patches[0, 0, 0, 0] == onednn.MIDDLE  # left of the image
+    ours = FirstByteConv(second, first, [1, onednn.PATCH, 20, 12], dtype)(patches)
+    assert ours.dtype == dtype
+    off = (ours.double() - exact).square().mean((0, 1)).sqrt() / exact.square().mean().sqrt()  # pixel by pixel
+    assert off.max() < 0.02
+    assert off.mean() < 0.01
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -64,7 +64,12 @@ def test_int8_keeps_the_matte(floats, isnet_net, monkeypatch):
     engine = Engine(net, "cpu", "int8")
     assert engine.net.dtype == (torch.float32 if floats == "fp32" else engines.FLOATS[engines._native_floats()])
     wider = set(names(TWO_BYTES)) if floats == "fp32" else set()
-    kinds = {engines.ByteConv: set(names(INT8)) - wider, engines.TwoByteConv: wider}
+    first = {"stage1.rebnconvin"}
+    kinds = {
+        engines.FirstByteConv: first,
+        engines.ByteConv: set(names(INT8)) - wider - first,
+        engines.TwoByteConv: wider,
+    }
     for kind, expected in kinds.items():
         found = {name for name, module in engine.net.trunk.named_modules() if isinstance(module, kind)}
         assert found == expected

@@ -40,13 +40,14 @@ def find_dead(peaks: Mapping[str, Tensor]) -> Dead:
     """What can be left out, by what each convolution's channels reach at most before the ReLU, over photos.
 
     Whole blocks of channels, since nothing is gained by less: the farther below 0 one stays, the sooner it is taken.
-    Not those of a stage's first convolution, to whose result the last one's is added, nor of a last one that is narrow.
+    Not those of a stage's first convolution, to whose result the last one's is added, nor of a last one that is narrow;
+    but for the last of all, whose sum the head makes.
     """
     dead = {}
     for name, peak in peaks.items():
         count = int((peak <= 0).sum()) // BLOCK * BLOCK
-        first, last = name.endswith(".rebnconvin"), name.endswith(".rebnconv1d")
-        if count and not first and not (last and len(peak) < WIDE):
+        added = name.endswith(".rebnconv1d") and name != "stage1d.rebnconv1d"
+        if count and not name.endswith(".rebnconvin") and not (added and len(peak) < WIDE):
             dead[name] = torch.zeros(len(peak), dtype=torch.bool)
             dead[name][peak.argsort()[:count]] = True
     return dead

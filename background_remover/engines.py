@@ -342,9 +342,12 @@ class _Matte(nn.Module):
         for module in self.trunk.modules():
             if isinstance(module, RSU | BriaRMBG):
                 module.halve = halve
-        shape = [1, HEADS["side1"], SIDE // 2, SIDE // 2]
+        # The last sum is the head's.
+        self.trunk.get_submodule("stage1d").add = lambda deep, shortcut: (shortcut, deep)  # type: ignore[assignment]
         head = narrowed(self.trunk.get_submodule("side1"), "side1", ["stage1d"], left)  # type: ignore[arg-type]
-        self.trunk.add_module("side1", Head(head, shape, self.dtype))
+        channels = HEADS["side1"], len(left.get("stage1d.rebnconv1d", range(HEADS["side1"])))
+        shapes = [1, channels[0], SIDE // 2, SIDE // 2], [1, channels[1], SIDE // 2, SIDE // 2]
+        self.trunk.add_module("side1", Head(head, shapes, self.dtype))
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.kernels.patches(images, self.dtype) if self.kernels else self.stem(images)

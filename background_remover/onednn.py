@@ -245,17 +245,20 @@ class TwoByteConv(nn.Module):
 class Head(nn.Module):
     """A convolution of 3 x 3 to one map, in a third of its time: nine products of each pixel, added up where they go.
 
-    The sums and the bias are fp32. `shape` is as for `Conv`, `dtype` that of the input.
+    It is of the sum of two tensors, which it adds up in the products; the second may have fewer channels, the first of
+    them. The sums and the bias are fp32. `shapes` are those of both, as for `Conv`, `dtype` is theirs.
     """
 
-    def __init__(self, conv: nn.Conv2d, shape: list[int], dtype: torch.dtype) -> None:
+    def __init__(self, conv: nn.Conv2d, shapes: tuple[list[int], list[int]], dtype: torch.dtype) -> None:
         super().__init__()
-        self.call = _packed(conv.weight[0].flatten(1).t()[..., None, None].to(dtype), None, shape)
+        products = conv.weight[0].flatten(1).t()[..., None, None].to(dtype)
+        self.call = _packed(products, None, shapes[0])
+        self.add = _packed(products[:, : shapes[1][1]], None, shapes[1], add=True)
         self.bias = torch.zeros(1) if conv.bias is None else conv.bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        images, _, height, width = x.shape
-        products = self.call(x).float()
+    def forward(self, both: tuple[Tensor, Tensor]) -> Tensor:
+        images, _, height, width = both[0].shape
+        products = self.add(both[1], self.call(both[0])).float()
         out = torch.zeros((images, 1, height + 2, width + 2))
         for index in range(9):
             row, column = 2 - index // 3, 2 - index % 3
@@ -299,13 +302,21 @@ def _packed(
     groups: int = 1,
     relu: bool = False,
     clamp: tuple[float, float] | None = None,
-) -> Steps:
-    """A convolution of floats with its weights laid out for inputs of `shape`, and what follows it at once."""
+    add: bool = False,
+) -> Callable[..., Tensor]:
+    """A convolution of floats with its weights laid out for inputs of `shape`, and what follows it at once.
+
+    With `add`, it is called with a tensor as well, to which it adds.
+    """
     then, limits = ("hardtanh", list(clamp)) if clamp else ("relu" if relu else "none", [])
     way = [padding, padding], [stride, stride], [dilation, dilation], groups
     laid_out = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
         weight.detach().contiguous(memory_format=torch.channels_last).to_mkldnn(), *way, shape
     )
+    if add:
+        return lambda x, total: torch.ops.mkldnn._convolution_pointwise_.binary(
+            total, x, laid_out, bias, *way, "add", 1.0, None, [], None
+        )
     return lambda x: torch.ops.mkldnn._convolution_pointwise(x, laid_out, bias, *way, then, limits, "")
 
 

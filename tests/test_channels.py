@@ -23,6 +23,7 @@ KILLED = {
     "stage5d.rebnconv1d": 33,
     "stage3d.rebnconv1d": 16,
     "stage3d.rebnconv4d": 50,
+    "stage1d.rebnconv1d": 20,
 }
 
 
@@ -63,10 +64,8 @@ def test_dead_channels_are_found_by_blocks_and_the_deadest_first():
 def test_channels_that_are_added_to_stay_and_so_do_those_of_narrow_sums():
     below = -torch.ones(WIDE)
     assert not find_dead({"stage4.rebnconvin": below, "stage2d.rebnconv1d": below[:64]})
-    assert find_dead({"stage4.rebnconv1d": below, "stage2d.rebnconv2d": below[:64]}).keys() == {
-        "stage4.rebnconv1d",
-        "stage2d.rebnconv2d",
-    }
+    gone = {"stage4.rebnconv1d": below, "stage2d.rebnconv2d": below[:64], "stage1d.rebnconv1d": below[:64]}
+    assert find_dead(gone).keys() == gone.keys()
 
 
 def killed(net: BriaRMBG) -> BriaRMBG:
@@ -89,17 +88,18 @@ def test_the_matte_is_the_same_without_dead_channels(seeded_net, pack):
     assert all(dead[name].sum() >= count // BLOCK * BLOCK for name, count in KILLED.items())
     pixels = torch.tensor(image)[None]
     with torch.inference_mode():
-        wanted = net.features(pixels.permute(0, 3, 1, 2) / 255 - 0.5)[0]
+        wanted = net.get_submodule("side1")(net.features(pixels.permute(0, 3, 1, 2) / 255 - 0.5)[0])
         lean = _Matte(copy.deepcopy(net), torch.float32)
         if pack:
             lean.pack(Calibration({}, dead))
             assert lean.trunk.get_submodule("stage4.rebnconv1d")(torch.zeros(1, 256, 64, 64)).shape[1] < 512
-            found = lean.trunk.features(lean.stem(pixels))[0]
+            head = lean.trunk.get_submodule("side1")
         else:
             left = without(dead)
             for name, block in lean.trunk.named_modules():
                 if isinstance(block, REBNCONV):
                     block.conv_s1 = narrowed(block.conv_s1, name, sources(lean.trunk, name), left)
-            found = lean.trunk.features(lean.stem(pixels))[0]
+            head = narrowed(lean.trunk.get_submodule("side1"), "side1", ["stage1d"], left)
+        found = head(lean.trunk.features(lean.stem(pixels))[0])
     assert torch.allclose(found, wanted, atol=1e-4 * float(wanted.abs().max()))
     assert wanted.std() > 0

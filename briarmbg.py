@@ -37,14 +37,9 @@ def join(deep: Tensor, skip: Tensor) -> Tensor:
 
 
 def add(deep: Tensor, shortcut: Tensor) -> Tensor:
-    """The sum; in place where no gradient needs the addend, which is 2 % of the network's time on a CPU.
-
-    Channels of `shortcut` that `deep` does not have stay as they are.
-    """
-    if deep.requires_grad or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return deep + shortcut
-    shortcut[:, : deep.shape[1]].add_(deep)
-    return shortcut
+    """The sum; in place where no gradient needs the addend, which is 2 % of the network's time on a CPU."""
+    in_place = not (deep.requires_grad or torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+    return deep.add_(shortcut) if in_place else deep + shortcut
 
 
 class REBNCONV(nn.Module):

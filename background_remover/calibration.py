@@ -1,7 +1,7 @@
 """What is known of a set of weights by running it: the rates of its channels for 8 bits, and which of them are dead.
 
 For IS-Net's general use it lies beside this file. Other weights are run on the example photos when they are first asked
-for in int8, and what was found is kept; in floats they are taken whole.
+for in int8, and their rates are kept. They keep all their channels: what is dead, more photos have to tell.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 USUAL = 1e-3  # share of a channel's pixels that are above what is usual
 SMALL = 64  # pixels: of larger maps every fourth pixel tells what is usual
+PROBES = 256  # values of a tensor that its fingerprint has
 DEAD = "dead:"  # before a block's name in a file
 
 Pixels = NDArray[np.uint8]
@@ -57,7 +58,7 @@ def calibration_of(net: BriaRMBG, samples: Callable[[], Iterable[Pixels]]) -> Ca
     if known := shipped(net) or _read(kept, net):
         return known
     logger.warning("These weights are new in int8: what their channels reach is measured on the example photos, once.")
-    measured = measure(net, samples())
+    measured = replace(measure(net, samples()), dead={})
     with suppress(OSError, SafetensorError):  # then it is measured again next time
         kept.parent.mkdir(parents=True, exist_ok=True)
         write(measured, kept)
@@ -65,12 +66,9 @@ def calibration_of(net: BriaRMBG, samples: Callable[[], Iterable[Pixels]]) -> Ca
 
 
 def fingerprint(net: nn.Module) -> str:
-    """Which weights these are, by all biases and statistics: what training changes is among them."""
-    digest = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
-        if tensor.dim() == 1:
-            digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Which weights these are, by a few values of each tensor: whatever changes weights is seen in some of them."""
+    parts = [tensor.flatten()[:: 1 + tensor.numel() // PROBES].float() for tensor in net.state_dict().values()]
+    return hashlib.sha256(torch.cat(parts).cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 @torch.inference_mode()
@@ -117,7 +115,7 @@ def measure(net: BriaRMBG, images: Iterable[Pixels]) -> Calibration:
 def write(calibration: Calibration, file: Path) -> None:
     """Complete or not at all."""
     tensors = {name: codes_of(values) for name, values in calibration.rates.items()}
-    tensors |= {DEAD + name: numbers for name, numbers in calibration.dead.items()}
+    tensors |= {DEAD + name: mask for name, mask in calibration.dead.items()}
     partial = file.with_suffix(f".{os.getpid()}")
     try:
         save_file(tensors, partial)
@@ -136,6 +134,17 @@ def _read(file: Path, net: BriaRMBG) -> Calibration | None:
         tensors = load_file(file)
     except (OSError, SafetensorError):
         return None
+    if any(len(tensor) != _channels(net, name.removeprefix(DEAD)) for name, tensor in tensors.items()):
+        return None
     rates = {name: rates_from(codes) for name, codes in tensors.items() if not name.startswith(DEAD)}
-    dead = {name.removeprefix(DEAD): numbers for name, numbers in tensors.items() if name.startswith(DEAD)}
+    dead = {name.removeprefix(DEAD): mask for name, mask in tensors.items() if name.startswith(DEAD)}
     return Calibration(rates, dead) if rates.keys() >= set(read_by(net)) else None
+
+
+def _channels(net: BriaRMBG, name: str) -> int:
+    """How many a module gives; 0 if the network has none of that name."""
+    try:
+        module = net.get_submodule(name)
+    except AttributeError:
+        return 0
+    return next((part.out_channels for part in module.modules() if isinstance(part, nn.Conv2d)), 0)

@@ -17,7 +17,7 @@ from briarmbg import DECODER
 BLOCK = 16  # channels that a convolution computes at once: it takes as long for one of them as for all
 WIDE = 128  # channels: adding to a part of fewer takes PyTorch longer in bf16 than the convolution saves
 
-Dead = dict[str, Tensor]  # of a convolution's channels, which are left out: bools, by its block's name
+Dead = dict[str, Tensor]  # masks, bools: of a convolution's channels those that are left out, by its block's name
 Channels = dict[str, Tensor]  # numbers of channels, by the modules that give them
 
 
@@ -45,9 +45,9 @@ def find_dead(peaks: Mapping[str, Tensor]) -> Dead:
     """
     dead = {}
     for name, peak in peaks.items():
-        count = int((peak <= 0).sum()) // BLOCK * BLOCK
+        count = min(int((peak <= 0).sum()) // BLOCK * BLOCK, len(peak) - BLOCK)  # a convolution to nothing is none
         added = name.endswith(".rebnconv1d") and name != "stage1d.rebnconv1d"
-        if count and not name.endswith(".rebnconvin") and not (added and len(peak) < WIDE):
+        if count > 0 and not name.endswith(".rebnconvin") and not (added and len(peak) < WIDE):
             dead[name] = torch.zeros(len(peak), dtype=torch.bool)
             dead[name][peak.argsort()[:count]] = True
     return dead
@@ -60,11 +60,11 @@ def without(dead: Mapping[str, Tensor]) -> Channels:
     can be added to these.
     """
     left = {}
-    for name, numbers in dead.items():
-        left[name] = (~numbers).nonzero()[:, 0]
+    for name, mask in dead.items():
+        left[name] = (~mask).nonzero()[:, 0]
         if name.endswith(".rebnconv1d"):
             stage = name.removesuffix(".rebnconv1d")
-            left[stage] = left[f"{stage}.rebnconvin"] = torch.cat([left[name], numbers.nonzero()[:, 0]])
+            left[stage] = left[f"{stage}.rebnconvin"] = torch.cat([left[name], mask.nonzero()[:, 0]])
     return left
 
 
@@ -81,3 +81,9 @@ def narrowed(conv: nn.Conv2d, name: str, read: list[str], left: Channels) -> nn.
     narrow.weight = nn.Parameter(conv.weight[rows][:, columns], requires_grad=False)
     narrow.bias = nn.Parameter(conv.bias[rows], requires_grad=False)  # type: ignore[index]
     return narrow
+
+
+def add_left(deep: Tensor, shortcut: Tensor) -> Tensor:
+    """The sum of a stage's two ends, in `shortcut`, where `deep` has no more than what is left of its channels."""
+    shortcut[:, : deep.shape[1]].add_(deep)
+    return shortcut

@@ -28,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from background_remover import calibration, quantization
 from background_remover.allocator import total_memory
 from background_remover.calibration import Calibration
-from background_remover.channels import narrowed, sources, without
+from background_remover.channels import add_left, narrowed, sources, without
 from background_remover.onednn import (
     PATCH,
     ByteConv,
@@ -101,12 +101,11 @@ class Engine:
     ) -> None:
         self.device = _device(device or os.environ.get("RMBG_DEVICE") or None)
         self.precision = _precision(precision or os.environ.get("RMBG_PRECISION") or None, self.device)
-        bytes_too = self.precision == "int8"
-        known = self._measured(net, samples) if bytes_too else calibration.shipped(net)
-        self.net = _Matte(net, FLOATS[_native_floats() if bytes_too else self.precision])
-        self.graphs: dict[int, _Graph] = {}
         self.forward = on_device(self._forward) if on_device else self._forward
         self.lent = self.forward != self._forward
+        known = self._known(net, samples)
+        self.net = _Matte(net, FLOATS[_native_floats() if self.precision == "int8" else self.precision])
+        self.graphs: dict[int, _Graph] = {}
         # A cancelled request's thread runs on, so a queue's limit can't keep two forwards apart. The lock is held
         # on the caller's side, never inside what `on_device` may run in a forked process.
         self.lock = threading.Lock()
@@ -125,8 +124,16 @@ class Engine:
         if not self.lent:
             self(np.zeros((1, SIDE, SIDE, 3), np.uint8))
 
-    @staticmethod
-    def _measured(net: BriaRMBG, samples: Callable[[], Iterable[Pixels]]) -> Calibration:
+    def _packs(self) -> bool:
+        """Whether the convolutions are oneDNN's, packed."""
+        return self.device.type == "cpu" and not self.lent and _is_x86() and can_pack()
+
+    def _known(self, net: BriaRMBG, samples: Callable[[], Iterable[Pixels]]) -> Calibration | None:
+        """What packing needs to know of the weights."""
+        if not self._packs():
+            return None
+        if self.precision != "int8":
+            return calibration.shipped(net)
         try:
             return calibration.calibration_of(net, samples)
         except ValueError as error:
@@ -138,7 +145,7 @@ class Engine:
     def _prepare(self, known: Calibration | None) -> None:
         """Put the network on the device, and see whether that can run it; one lent by the call is not here yet."""
         try:
-            if self.device.type == "cpu" and not self.lent and _is_x86() and can_pack():
+            if self._packs():
                 self.net.pack(known, eight_bits=self.precision == "int8")
             else:
                 # Each process on a device that is lent would have to compile anew.
@@ -342,6 +349,8 @@ class _Matte(nn.Module):
         for module in self.trunk.modules():
             if isinstance(module, RSU | BriaRMBG):
                 module.halve = halve
+            if isinstance(module, RSU):
+                module.add = add_left
         # The last sum is the head's.
         self.trunk.get_submodule("stage1d").add = lambda deep, shortcut: (shortcut, deep)  # type: ignore[assignment]
         head = narrowed(self.trunk.get_submodule("side1"), "side1", ["stage1d"], left)  # type: ignore[arg-type]

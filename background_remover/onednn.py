@@ -98,7 +98,7 @@ def _merged(weight: Tensor, stem: nn.Conv2d) -> tuple[Tensor, Tensor]:
 
 
 class ByteStem(nn.Module):
-    """The same in bytes, for `FirstByteConv`: pixels as they are, and CONSTANTS behind them.
+    """A `Stem` in bytes, for `FirstByteConv`: pixels as they are, and CONSTANTS behind them.
 
     Around the image is what is nearest to 0 once it is centred.
     """
@@ -245,8 +245,8 @@ class TwoByteConv(nn.Module):
 class Head(nn.Module):
     """A convolution of 3 x 3 to one map, in a third of its time: nine products of each pixel, added up where they go.
 
-    It is of the sum of two tensors, which it adds up in the products; the second may have fewer channels, the first of
-    them. The sums and the bias are fp32. `shapes` are those of both, as for `Conv`, `dtype` is theirs.
+    It is of the sum of two tensors, of which only the products are added up, in their type; the second may have fewer
+    channels, the first of them. What follows is fp32. `shapes` are those of both, as for `Conv`, `dtype` is theirs.
     """
 
     def __init__(self, conv: nn.Conv2d, shapes: tuple[list[int], list[int]], dtype: torch.dtype) -> None:

@@ -1,14 +1,15 @@
 """What 8 bits cost and save, for each convolution alone and for sets of them.
 
-    python benchmarks/precision.py [--pairs FOLDER] [--sets] [--rates]
+    python benchmarks/precision.py [--pairs FOLDER] [--sets]
+    python benchmarks/precision.py --calibration
 
 Photos are those that come with installed packages, the examples' subjects on other backgrounds with their true alpha,
 and --pairs (folder/input/NAME, folder/alpha/NAME); none is one that the rates come from. A matte is held against that
 in fp32, and its error on true alphas against that of fp32's. The network's time is the least of several forwards in
 turns with bf16 and fp32.
 
-Writes results/precision.json and .md, docs/precision.png, the table between the marks in README.md, and with --rates
-the file beside `calibration`.
+Writes results/precision.json and .md, docs/precision.png, the table between the marks in README.md; with --calibration
+only the file beside `calibration`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from scenes import CLASSES, compose
 from background_remover import calibration, keep_freed_memory, quantization, weights
 from background_remover.channels import narrowed, sources, without
 from background_remover.engines import FLOATS, SIDE, _Matte, _native_floats, _side
+from background_remover.onednn import PATCH
 from background_remover.photos import open_photo
 from background_remover.pipeline import example_inputs
 from briarmbg import DECODER, ENCODER, REBNCONV, BriaRMBG
@@ -142,12 +144,13 @@ class Networks:
     def operations(self, *, whole: bool = True) -> dict[str, float]:
         """GFLOP of each convolution, with its dead channels or without them."""
         net = BriaRMBG()
-        left = {} if whole else without(self.known.dead)
-        return {
-            name: 2e-9 * narrowed(block.conv_s1, name, sources(net, name), left).weight.numel() * _side(net, name) ** 2
-            for name, block in net.named_modules()
-            if isinstance(block, REBNCONV)
-        }
+        left, found = {} if whole else without(self.known.dead), {}
+        for name, block in net.named_modules():
+            if isinstance(block, REBNCONV):
+                conv = narrowed(block.conv_s1, name, sources(net, name), left)
+                read = PATCH if name == "stage1.rebnconvin" else conv.in_channels  # which the first one is a part of
+                found[name] = 2e-9 * 9 * read * conv.out_channels * _side(net, name) ** 2
+        return found
 
 
 def run(net: _Matte, image: np.ndarray) -> np.ndarray:
@@ -196,7 +199,7 @@ def measure(pairs: Path | None, alone: bool) -> dict[str, Any]:
     exact = [run(whole, image) for _, image, _ in seen]
     rows, without_dead = {}, networks("fp32")
     dead = compare(without_dead, seen, exact) | {
-        "channels": int(sum(numbers.sum() for numbers in networks.known.dead.values())),
+        "channels": int(sum(mask.sum() for mask in networks.known.dead.values())),
         "share": 1 - sum(networks.operations(whole=False).values()) / sum(operations.values()),
         "ms": {
             precision: least_ms({"without": networks(precision), "whole": networks(precision, whole=True)}, seen[0][1])
@@ -301,11 +304,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=Path)
-    parser.add_argument("--rates", action="store_true", help="only measure the weights, and write their file")
+    parser.add_argument("--calibration", action="store_true", help="only measure the weights, and write their file")
     parser.add_argument("--report", action="store_true", help="only write tables and picture again")
     parser.add_argument("--sets", action="store_true", help="no convolution alone: those of the last run stay")
     arguments = parser.parse_args()
-    if arguments.rates:
+    if arguments.calibration:
         keep_freed_memory()
         net = BriaRMBG().eval()
         net.load_state_dict(weights.load().state_dict)

@@ -7,12 +7,16 @@ import pytest
 import torch
 from helpers import EXAMPLES
 
-from background_remover import engines, onednn
+from background_remover import calibration, engines, onednn
 from background_remover.calibration import Calibration, measure
-from background_remover.channels import BLOCK, WIDE, find_dead, narrowed, sources, without
+from background_remover.channels import BLOCK, WIDE, find_dead, sources
 from background_remover.engines import SIDE, _Matte
 from background_remover.photos import open_photo
 from briarmbg import REBNCONV, BriaRMBG, halve
+
+needs_onednn = pytest.mark.skipif(not (onednn.can_pack() and engines._is_x86()), reason="no oneDNN here")
+needs_vnni = pytest.mark.skipif(not engines.SUPPORTED["int8"](), reason="needs a processor with VNNI")
+needs_bf16 = pytest.mark.skipif(not engines.SUPPORTED["bf16"](), reason="needs a processor that computes in bf16")
 
 # In the blocks that differ: inner ones on the way down, at the bottom and up, and last ones, which are added.
 KILLED = {
@@ -69,37 +73,72 @@ def test_channels_that_are_added_to_stay_and_so_do_those_of_narrow_sums():
 
 
 def killed(net: BriaRMBG) -> BriaRMBG:
-    """The network with some channels negative everywhere, by their biases, here and there among the others."""
+    """The network with some channels negative everywhere, among others that differ in what they reach."""
     net = copy.deepcopy(net)
     for number, (name, count) in enumerate(KILLED.items()):
-        norm = net.get_submodule(name).bn_s1
-        chosen = np.random.default_rng(number).permutation(norm.num_features)[:count]
-        norm.bias.data[torch.tensor(chosen)] = -1e3
+        norm, rng = net.get_submodule(name).bn_s1, np.random.default_rng(number)
+        norm.weight.data *= torch.tensor(rng.uniform(0.1, 3, norm.num_features), dtype=torch.float32)
+        norm.bias.data[torch.tensor(rng.permutation(norm.num_features)[:count])] = -1e3
     return net
 
 
-@pytest.mark.parametrize("pack", [True, False])
-def test_the_matte_is_the_same_without_dead_channels(seeded_net, pack):
-    if pack and not (onednn.can_pack() and engines._is_x86()):
-        pytest.skip("no oneDNN here")
-    net = killed(seeded_net)
-    image = open_photo(EXAMPLES / "person.jpg").for_network(SIDE if pack else 256)
-    dead = measure(net, [image]).dead
-    assert all(dead[name].sum() >= count // BLOCK * BLOCK for name, count in KILLED.items())
-    pixels = torch.tensor(image)[None]
+@pytest.fixture(scope="module")
+def killed_net(seeded_net) -> BriaRMBG:
+    return killed(seeded_net)
+
+
+@pytest.fixture(scope="module")
+def known(killed_net) -> Calibration:
+    return measure(copy.deepcopy(killed_net), [open_photo(EXAMPLES / "person.jpg").for_network(SIDE)])
+
+
+def test_what_never_fires_is_found(known):
+    assert all(known.dead[name].sum() >= count // BLOCK * BLOCK for name, count in KILLED.items())
+
+
+def logits(net: BriaRMBG, known: Calibration | None, dtype: torch.dtype = torch.float32, **way: bool) -> torch.Tensor:
+    """What the head makes of a photo."""
+    pixels = torch.tensor(open_photo(EXAMPLES / "person.jpg").for_network(SIDE))[None]
     with torch.inference_mode():
-        wanted = net.get_submodule("side1")(net.features(pixels.permute(0, 3, 1, 2) / 255 - 0.5)[0])
-        lean = _Matte(copy.deepcopy(net), torch.float32)
-        if pack:
-            lean.pack(Calibration({}, dead))
-            assert lean.trunk.get_submodule("stage4.rebnconv1d")(torch.zeros(1, 256, 64, 64)).shape[1] < 512
-            head = lean.trunk.get_submodule("side1")
-        else:
-            left = without(dead)
-            for name, block in lean.trunk.named_modules():
-                if isinstance(block, REBNCONV):
-                    block.conv_s1 = narrowed(block.conv_s1, name, sources(lean.trunk, name), left)
-            head = narrowed(lean.trunk.get_submodule("side1"), "side1", ["stage1d"], left)
-        found = head(lean.trunk.features(lean.stem(pixels))[0])
-    assert torch.allclose(found, wanted, atol=1e-4 * float(wanted.abs().max()))
+        packed = _Matte(copy.deepcopy(net), dtype)
+        packed.pack(known, **way)
+        return packed.trunk.get_submodule("side1")(packed.trunk.features(packed.stem(pixels))[0])
+
+
+@needs_onednn
+def test_the_matte_is_the_same_without_dead_channels(killed_net, known):
+    pixels = torch.tensor(open_photo(EXAMPLES / "person.jpg").for_network(SIDE))[None]
+    with torch.inference_mode():
+        features = killed_net.features(pixels.permute(0, 3, 1, 2) / 255 - 0.5)[0]
+        wanted = killed_net.get_submodule("side1")(features)
     assert wanted.std() > 0
+    for found in (logits(killed_net, known), logits(killed_net, None)):
+        assert torch.allclose(found, wanted, atol=1e-4 * float(wanted.abs().max()))
+
+
+@needs_onednn
+@needs_vnni
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bf16)])
+def test_in_8_bits_each_channel_that_is_left_keeps_its_own_rate(killed_net, known, dtype):
+    """Without dead channels the logits are as near to those in fp32 as with them."""
+    exact = logits(killed_net, None)
+    whole = logits(killed_net, Calibration(known.rates, {}), dtype, eight_bits=True)
+    lean = logits(killed_net, known, dtype, eight_bits=True)
+    assert (lean - exact).abs().mean() < 1.5 * (whole - exact).abs().mean()
+
+
+@needs_onednn
+def test_isnet_runs_without_its_dead_channels(remover, isnet_net):
+    dead = calibration.shipped(isnet_net).dead
+    assert sum(int(mask.sum()) for mask in dead.values()) > 500
+    trunk, read = remover.engine.net.trunk, torch.zeros(1, 256, 64, 64, dtype=remover.engine.net.dtype)
+    with torch.inference_mode():
+        channels = trunk.get_submodule("stage4.rebnconvin")(read).shape[1]
+        deep = trunk.get_submodule("stage4.rebnconv1d")(read[:, : 256 - int(dead["stage4.rebnconv2d"].sum())])
+    assert channels == 512
+    assert deep.shape[1] == 512 - int(dead["stage4.rebnconv1d"].sum())
+
+
+def test_a_convolution_all_of_whose_channels_are_dead_keeps_some():
+    assert find_dead({"stage1d.rebnconv3": -torch.ones(BLOCK)}) == {}
+    assert (~find_dead({"stage1.rebnconv3": -torch.ones(2 * BLOCK)})["stage1.rebnconv3"]).sum() == BLOCK

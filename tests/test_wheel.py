@@ -76,6 +76,9 @@ def test_the_wheel_holds_all_that_the_page_needs_and_nothing_else(wheel):
     files = set(zipfile.ZipFile(wheel).namelist())
     page = {path.name for path in (ROOT / "background_remover" / "page").glob("*.*") if path.suffix != ".pyi"}
     assert {f"background_remover/page/{name}" for name in page} <= files
+    known = [path.name for path in (ROOT / "background_remover").glob("calibration-*")]
+    assert known
+    assert {f"background_remover/{name}" for name in known} <= files
     assert {f"background_remover/examples/{name}" for name in (*PHOTOS, "CREDITS.md")} <= files
     assert {name.split("/")[0].removesuffix(".py") for name in files if "dist-info" not in name} == OURS
     assert not [name for name in files if name.endswith((".pyi", ".pyc"))]

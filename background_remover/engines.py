@@ -43,6 +43,7 @@ from background_remover.onednn import (
     round_by_diffusion,
     with_stem,
 )
+from background_remover.quantization import FIRST
 from briarmbg import HEADS, REBNCONV, RSU, BriaRMBG, upsample_like
 
 logger = logging.getLogger(__name__)
@@ -300,7 +301,7 @@ class _Matte(nn.Module):
         self.kernels = kernels
         for name, block in self.trunk.named_modules():
             if isinstance(block, REBNCONV):
-                conv, patches = block.conv_s1, kernels is not None and name == "stage1.rebnconvin"
+                conv, patches = block.conv_s1, kernels is not None and name == FIRST
                 weight = (
                     with_stem(conv.weight, self.first, self.dtype) if patches else _rounded(conv.weight, self.dtype)
                 )
@@ -324,14 +325,13 @@ class _Matte(nn.Module):
         known = known or Calibration({}, {})
         left = without(known.dead)
         rates = {name: values[left[name]] if name in left else values for name, values in known.rates.items()}
-        first = "stage1.rebnconvin"
-        self.stem = ByteStem(SIDE, SIDE) if first in chosen else Stem(self.dtype, SIDE, SIDE)
+        self.stem = ByteStem(SIDE, SIDE) if FIRST in chosen else Stem(self.dtype, SIDE, SIDE)
         for name, block in blocks.items():
             read = sources(self.trunk, name)
             conv, side = narrowed(block.conv_s1, name, read, left), _side(self.trunk, name)
             shape = [1, conv.in_channels, side, side]
             packed: nn.Module
-            if name == first:
+            if name == FIRST:
                 shape[1] = PATCH
                 if name in chosen:
                     packed = FirstByteConv(conv, self.first, shape, self.dtype)

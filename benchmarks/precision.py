@@ -148,7 +148,7 @@ class Networks:
         for name, block in net.named_modules():
             if isinstance(block, REBNCONV):
                 conv = narrowed(block.conv_s1, name, sources(net, name), left)
-                read = PATCH if name == "stage1.rebnconvin" else conv.in_channels  # which the first one is a part of
+                read = PATCH if name == quantization.FIRST else conv.in_channels  # which the first one is a part of
                 found[name] = 2e-9 * 9 * read * conv.out_channels * _side(net, name) ** 2
         return found
 

@@ -9,7 +9,7 @@ from background_remover import engines, quantization, weights
 from background_remover.channels import sources
 from background_remover.engines import SIDE, Engine
 from background_remover.photos import open_photo
-from background_remover.quantization import INT8, TWO_BYTES, codes_of, names, only_bytes, rates_from, rates_of
+from background_remover.quantization import FIRST, INT8, TWO_BYTES, codes_of, names, only_bytes, rates_from, rates_of
 from briarmbg import REBNCONV, BriaRMBG
 
 needs_vnni = pytest.mark.skipif(not engines.SUPPORTED["int8"](), reason="needs a processor with VNNI")
@@ -64,10 +64,10 @@ def test_int8_keeps_the_matte(floats, isnet_net, monkeypatch):
     engine = Engine(net, "cpu", "int8")
     assert engine.net.dtype == (torch.float32 if floats == "fp32" else engines.FLOATS[engines._native_floats()])
     wider = set(names(TWO_BYTES)) if floats == "fp32" else set()
-    first = {"stage1.rebnconvin"}
+    first = {FIRST} if engine.net.dtype != torch.float32 else set()
     kinds = {
         engines.FirstByteConv: first,
-        engines.ByteConv: set(names(INT8)) - wider - first,
+        engines.ByteConv: set(names(INT8)) - wider - {FIRST},
         engines.TwoByteConv: wider,
     }
     for kind, expected in kinds.items():

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 USUAL = 1e-3  # share of a channel's pixels that are above what is usual
 SMALL = 64  # pixels: of larger maps every fourth pixel tells what is usual
-PROBES = 256  # values of a tensor that its fingerprint has
+PROBES = 512  # values of a tensor at most that the fingerprint has: all of a bias
 DEAD = "dead:"  # before a block's name in a file
 
 Pixels = NDArray[np.uint8]
@@ -66,8 +66,8 @@ def calibration_of(net: BriaRMBG, samples: Callable[[], Iterable[Pixels]]) -> Ca
 
 
 def fingerprint(net: nn.Module) -> str:
-    """Which weights these are, by a few values of each tensor: whatever changes weights is seen in some of them."""
-    parts = [tensor.flatten()[:: 1 + tensor.numel() // PROBES].float() for tensor in net.state_dict().values()]
+    """Which weights these are, by all biases and statistics, and some of the other values of each tensor."""
+    parts = [tensor.flatten()[:: -(-tensor.numel() // PROBES)].float() for tensor in net.state_dict().values()]
     return hashlib.sha256(torch.cat(parts).cpu().numpy().tobytes()).hexdigest()[:16]
 
 
@@ -134,7 +134,7 @@ def _read(file: Path, net: BriaRMBG) -> Calibration | None:
         tensors = load_file(file)
     except (OSError, SafetensorError):
         return None
-    if any(len(tensor) != _channels(net, name.removeprefix(DEAD)) for name, tensor in tensors.items()):
+    if any(tensor.shape != (_channels(net, name.removeprefix(DEAD)),) for name, tensor in tensors.items()):
         return None
     rates = {name: rates_from(codes) for name, codes in tensors.items() if not name.startswith(DEAD)}
     dead = {name.removeprefix(DEAD): mask for name, mask in tensors.items() if name.startswith(DEAD)}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from background_remover.channels import sources
 from briarmbg import DECODER, ENCODER
 
-# Of each stage, the convolutions that run in 8 bits: 60 % of the network's operations.
+# Of each stage, the convolutions that run in 8 bits: 62 % of the network's operations.
 INT8 = {
     "stage1": ("in", "2", "3d", "2d", "1d"),
     "stage2": ("1", "2d", "1d"),

@@ -103,13 +103,13 @@ def test_the_first_two_convolutions_of_bytes_are_as_near_as_their_weights_are(dt
 @pytest.mark.parametrize("channels", [64, 48])
 def test_the_head_is_its_convolution_of_a_sum(dtype, channels):
     conv = nn.Conv2d(64, 1, 3, padding=1)
-    x, y = laid(torch.randn(2, 64, 10, 14)).to(dtype), laid(torch.randn(2, channels, 10, 14)).to(dtype)
+    x, y = (laid(torch.randn(2, count, 10, 14) / 2**0.5).to(dtype) for count in (64, channels))
     ours = Head(conv, ([1, 64, 10, 14], [1, channels, 10, 14]), dtype)((x, y))
     assert ours.dtype == torch.float32
     both = x.double()
     both[:, :channels] += y
     exact = F.conv2d(both, conv.weight.to(dtype).double(), conv.bias.double(), padding=1)
-    assert (ours.double() - exact).abs().max() < (1e-5 if dtype == torch.float32 else 0.02)
+    assert (ours.double() - exact).abs().max() < (1e-5 if dtype == torch.float32 else 0.01)
 
 
 @needs_vnni

@@ -7,7 +7,6 @@ gives is 0, and so is all that is made of it, so the matte is the same without i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,14 +72,14 @@ def narrowed(conv: nn.Conv2d, name: str, read: list[str], left: Channels) -> nn.
     if name not in left and not any(source in left for source in read):
         return conv
     each = conv.in_channels // len(read)  # modules that are joined have as many channels
-    columns = torch.cat([left.get(source, torch.arange(each)) + each * index for index, source in enumerate(read)])
-    rows = left.get(name, torch.arange(conv.out_channels))
-    with torch.device("meta"):
-        way: tuple[Any, ...] = conv.kernel_size, conv.stride, conv.padding, conv.dilation
-        narrow = nn.Conv2d(len(columns), len(rows), *way)
-    narrow.weight = nn.Parameter(conv.weight[rows][:, columns], requires_grad=False)
-    narrow.bias = nn.Parameter(conv.bias[rows], requires_grad=False)  # type: ignore[index]
-    return narrow
+    if name in left:
+        conv.weight = nn.Parameter(conv.weight.index_select(0, left[name]), requires_grad=False)
+        conv.bias = nn.Parameter(conv.bias[left[name]], requires_grad=False)  # type: ignore[index]
+    if any(source in left for source in read):
+        columns = [left.get(source, torch.arange(each)) + each * index for index, source in enumerate(read)]
+        conv.weight = nn.Parameter(conv.weight.index_select(1, torch.cat(columns)), requires_grad=False)
+    conv.out_channels, conv.in_channels = conv.weight.shape[:2]
+    return conv
 
 
 def add_left(deep: Tensor, shortcut: Tensor) -> Tensor:

@@ -453,12 +453,11 @@ def load(weights: str | None, device: str | None, precision: str | None) -> Back
     """The remover. Exits if it can't be had."""
     gc.disable()  # it would look time and again at what torch's import makes, which is there to stay: 0.2 s
     import background_remover
-    from background_remover import BackgroundRemover, EngineError, WeightsError
 
     background_remover.keep_freed_memory()
     try:
-        return BackgroundRemover.from_pretrained(weights, device, precision)
-    except (WeightsError, EngineError) as error:
+        return background_remover.BackgroundRemover.from_pretrained(weights, device, precision)
+    except (background_remover.WeightsError, background_remover.EngineError) as error:  # imported only then
         raise click.ClickException(str(error)) from None
     finally:
         gc.freeze()  # and never looks at it

@@ -23,6 +23,7 @@ from utilities import PhotoError, as_channels, as_rgb, shrink, to_bytes
 
 Pixels = NDArray[np.uint8]
 
+SIDE = 1024  # pixels: height and width of what the network was trained on
 TIFF_SUBFILE = 254  # the number of a tag
 STRIP = 1 << 20  # pixels that are converted at a time
 DPI = 10, 10_000  # pixels an inch: what is outside says nothing of a size
@@ -70,7 +71,7 @@ class Photo:
         alpha, deep = (None if pixels is None else cut(pixels) for pixels in (self.alpha, self.deep))
         return replace(self, rgb=cut(self.rgb), alpha=alpha, deep=deep)
 
-    def for_network(self, side: int) -> Pixels:
+    def for_network(self, side: int = SIDE) -> Pixels:
         """What the network is to see: side x side x 3, without transparency, in sRGB whatever the profile."""
         return to_srgb(shrink(self.opaque(), side), self.icc)
 

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
+BUFFER = 8 << 20  # bytes hashed at a time: between them another thread may hold Python's lock for milliseconds
 LONGEST = 3600.0  # seconds after which it is given up anyhow: a file of weights at 50 kB/s
 
 # What an operating system says where a disk or a folder is to blame, and not a network.
@@ -54,8 +55,11 @@ class DiskError(UnavailableError):
 
 def sha256(path: Path) -> str:
     """The file's sha256, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(BUFFER))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            digest.update(buffer[:size])
+    return digest.hexdigest()
 
 
 def disk_error(error: BaseException) -> OSError | None:

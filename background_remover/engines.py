@@ -23,12 +23,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from background_remover import calibration, quantization
 from background_remover.allocator import total_memory
 from background_remover.calibration import Calibration
 from background_remover.channels import add_left, narrowed, sources, without
+from background_remover.decoding import SIDE
 from background_remover.onednn import (
     PATCH,
     ByteConv,
@@ -48,7 +49,6 @@ from briarmbg import HEADS, REBNCONV, RSU, BriaRMBG, upsample_like
 
 logger = logging.getLogger(__name__)
 
-SIDE = 1024  # pixels: height and width of what the network was trained on
 FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = (*FLOATS, "int8")  # int8 is for most of the network; the rest is in what is quickest of the others
 # whether an x86 processor computes in it; one that does not takes ten times as long as in fp32, or fails
@@ -287,10 +287,6 @@ class _Matte(nn.Module):
         self.dtype = dtype
         self.kernels: ModuleType | None = None  # background_remover.kernels, where they run
         net.eval().requires_grad_(False)
-        for block in net.modules():
-            if isinstance(block, REBNCONV):
-                block.conv_s1 = fuse_conv_bn_eval(block.conv_s1, block.bn_s1)
-                block.bn_s1 = nn.Identity()  # type: ignore[assignment]
         self.first = net.conv_in
         self.stem: nn.Module = _Stem(self.first)
         net.conv_in = nn.Identity()  # type: ignore[assignment]
@@ -301,11 +297,12 @@ class _Matte(nn.Module):
         self.kernels = kernels
         for name, block in self.trunk.named_modules():
             if isinstance(block, REBNCONV):
-                conv, patches = block.conv_s1, kernels is not None and name == FIRST
+                conv, patches = _folded(block), kernels is not None and name == FIRST
                 weight = (
                     with_stem(conv.weight, self.first, self.dtype) if patches else _rounded(conv.weight, self.dtype)
                 )
                 block.conv_s1 = _ConvReLU(conv, weight)  # type: ignore[assignment]
+                block.bn_s1 = nn.Identity()  # type: ignore[assignment]
                 block.relu_s1 = nn.Identity()  # type: ignore[assignment]
                 block.join = kernels.join if kernels else block.join
             elif isinstance(block, RSU | BriaRMBG):
@@ -319,16 +316,16 @@ class _Matte(nn.Module):
 
         What is known to be dead is left out. With `eight_bits`, some of them compute in these, see `quantization`.
         """
-        blocks = {name: block for name, block in self.trunk.named_modules() if isinstance(block, REBNCONV)}
+        names = [name for name, block in self.trunk.named_modules() if isinstance(block, REBNCONV)]
         chosen, wider = quantization.chosen(self.dtype) if eight_bits else ([], [])
         closed = quantization.only_bytes(self.trunk, chosen)
         known = known or Calibration({}, {})
         left = without(known.dead)
         rates = {name: values[left[name]] if name in left else values for name, values in known.rates.items()}
         self.stem = ByteStem(SIDE, SIDE) if FIRST in chosen else Stem(self.dtype, SIDE, SIDE)
-        for name, block in blocks.items():
-            read = sources(self.trunk, name)
-            conv, side = narrowed(block.conv_s1, name, read, left), _side(self.trunk, name)
+        for name in names:  # one by one, so that what a block needs meanwhile is room for the next one's
+            read, side = sources(self.trunk, name), _side(self.trunk, name)
+            conv = narrowed(_folded(self.trunk.get_submodule(name)), name, read, left)  # type: ignore[arg-type]
             shape = [1, conv.in_channels, side, side]
             packed: nn.Module
             if name == FIRST:
@@ -365,6 +362,14 @@ class _Matte(nn.Module):
             return self.kernels.matte(logits)  # type: ignore[no-any-return]
         matte = torch.sigmoid(upsample_like(logits.float(), images.permute(0, 3, 1, 2)))
         return matte[:, 0].mul_(255).round_().to(torch.uint8)
+
+
+def _folded(block: REBNCONV) -> nn.Conv2d:
+    """A block's convolution with its normalisation in it, which is another factor and bias for each channel."""
+    conv, norm = block.conv_s1, block.bn_s1
+    statistics = norm.running_mean, norm.running_var, norm.eps
+    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)  # type: ignore[arg-type]
+    return conv
 
 
 def _side(net: BriaRMBG, name: str) -> int:

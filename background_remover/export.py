@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from background_remover.decoding import SIDE
 from background_remover.downloads import WeightsError
-from background_remover.engines import SIDE
-from background_remover.weights import Weights, build_network, load
+from background_remover.state_dicts import build_network
+from background_remover.weights import Weights, load
 
 
 def export_onnx(path: Path, source: str | None = None) -> Weights:
@@ -20,7 +21,7 @@ def export_onnx(path: Path, source: str | None = None) -> Weights:
     Raises WeightsError.
     """
     weights = load(source)
-    net = build_network(weights).eval()
+    net = build_network(weights.state_dict, weights.name).eval()
     net.forward = net.matte  # type: ignore[assignment]
     torch.onnx.export(
         net,

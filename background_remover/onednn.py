@@ -11,6 +11,7 @@ to a convolution whose weights are laid out once, to its ReLU inside of it, or t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 # In bytes, what is not positive is 0: those of ReLUs lose nothing.
 LARGEST = 255
 LARGEST_WEIGHT = 127
+TILE = 128  # groups whose weights are rounded side by side: few enough to lie close together
 FINER = 8  # steps of two bytes, which have 15 bits, to one of a byte, on average
 TINY = torch.finfo(torch.float32).tiny
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column of the four pixels that one becomes
@@ -272,16 +274,14 @@ def round_by_diffusion(weight: Tensor, dtype: torch.dtype, group: int = 36) -> T
     Features change little from pixel to pixel, so errors that cancel within the nine weights of a channel, and over
     four channels, hardly reach the sum: error diffusion, as in halftoning.
     """
-    columns = weight.reshape(-1, group).t().contiguous()
+    columns = weight.reshape(-1, math.gcd(weight.numel() // group, TILE), group).mT.contiguous()
     rounded = torch.empty_like(columns, dtype=dtype)
-    error = torch.zeros_like(columns[0])
-    for exact, nearest in zip(columns, rounded, strict=True):
-        wanted = exact + error
-        if not dtype.is_floating_point:
-            wanted = wanted.round().clamp_(-LARGEST_WEIGHT, LARGEST_WEIGHT)
-        nearest.copy_(wanted)
-        error = exact + error - nearest
-    return rounded.t().reshape(weight.shape)
+    error = torch.zeros_like(columns[:, 0])
+    for exact, nearest in zip(columns.unbind(1), rounded.unbind(1), strict=True):
+        error += exact
+        nearest.copy_(error if dtype.is_floating_point else error.round().clamp_(-LARGEST_WEIGHT, LARGEST_WEIGHT))
+        error -= nearest
+    return rounded.mT.reshape(weight.shape)
 
 
 def _whole(weight: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
@@ -311,7 +311,7 @@ def _packed(
     then, limits = ("hardtanh", list(clamp)) if clamp else ("relu" if relu else "none", [])
     way = [padding, padding], [stride, stride], [dilation, dilation], groups
     laid_out = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-        weight.detach().contiguous(memory_format=torch.channels_last).to_mkldnn(), *way, shape
+        weight.detach().to_mkldnn(), *way, shape
     )
     if add:
         return lambda x, total: torch.ops.mkldnn._convolution_pointwise_.binary(

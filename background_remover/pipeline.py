@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -22,14 +22,16 @@ from background_remover import weights as weights_module
 from background_remover.cutout import Cutout
 from background_remover.decoding import Photo
 from background_remover.encoding import safe_stem
-from background_remover.engines import SIDE, Engine, Wrapper
 from background_remover.outputs import Task, identity_of
 from background_remover.photos import PhotoSource, open_photo
 from background_remover.solid import solidify
 from background_remover.stages import stage
 from background_remover.subjects import Subject, find_subjects, pick, read_box, read_points
-from background_remover.weights import Weights, build_network
+from background_remover.weights import Weights
 from utilities import PhotoError, enlarge
+
+if TYPE_CHECKING:  # torch is imported while the weights are looked for
+    from background_remover.engines import Wrapper
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class Outcome:
 def example_inputs() -> Iterator[Pixels]:
     """The example photos as the network sees them, 1024 x 1024 x 3."""
     for path in sorted(EXAMPLES.glob("*.[jp][pn]g")):
-        yield open_photo(path).for_network(SIDE)
+        yield open_photo(path).for_network()
 
 
 _opencv = threading.Lock()
@@ -108,7 +110,10 @@ class BackgroundRemover:
 
         Raises WeightsError if they don't fit the network, EngineError if this machine can't run it so.
         """
-        net = build_network(weights)
+        from background_remover.engines import Engine
+        from background_remover.state_dicts import build_network
+
+        net = build_network(weights.state_dict, weights.name)
         self.weights = replace(weights, state_dict={})  # the network has the tensors now
         self.engine = Engine(net, device, precision, on_device, between_steps, samples=example_inputs)
         self._between_steps = between_steps
@@ -175,7 +180,7 @@ class BackgroundRemover:
     def _matte(self, photo: Photo, solid: bool = False) -> Pixels:
         """The network's matte at the photo's size; all 0 where there is no subject."""
         with stage("network"):
-            image = photo.for_network(SIDE)
+            image = photo.for_network()
             (matte,) = self.engine(image[np.newaxis])
             if solid and matte.max() >= FOUND:
                 matte = solidify(enlarge(matte, matte.shape), image, lambda: self._mirrored(image))

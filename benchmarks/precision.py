@@ -83,16 +83,16 @@ def photos(pairs: Path | None) -> Iterator[Photo]:
 
     for file in sorted((pairs / "input").iterdir()) if pairs else []:
         alpha = open_photo(next((pairs / "alpha").glob(f"{file.stem}.*"))).rgb[..., 0]
-        yield file.name, open_photo(file).for_network(SIDE), shrunk(alpha)
+        yield file.name, open_photo(file).for_network(), shrunk(alpha)
     for package, names in PACKAGES.items():
         spec = importlib.util.find_spec(package)
         for name in names if spec and spec.origin else ():
             if (file := Path(spec.origin).parent / name).is_file():
-                yield file.name, open_photo(file).for_network(SIDE), None
+                yield file.name, open_photo(file).for_network(), None
     for number, (name, kind) in enumerate(CLASSES.items()):
         for background in ("plain", "busy"):
             scene = compose((name,), kind, background, 50 + number)
-            yield scene.name, open_photo(scene.photo).for_network(SIDE), shrunk(scene.alpha)
+            yield scene.name, open_photo(scene.photo).for_network(), shrunk(scene.alpha)
 
 
 def all_layers() -> Layers:

@@ -33,7 +33,8 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from background_remover import BackgroundRemover, Cutout, calibration, keep_freed_memory, weights  # noqa: E402
-from background_remover.engines import FLOATS, SIDE  # noqa: E402
+from background_remover.decoding import SIDE  # noqa: E402
+from background_remover.engines import FLOATS  # noqa: E402
 from background_remover.outputs import Task  # noqa: E402
 from background_remover.photos import open_photo  # noqa: E402
 from briarmbg import BriaRMBG  # noqa: E402
@@ -58,7 +59,7 @@ class Ours:
     def __init__(self, _: Path) -> None:
         keep_freed_memory()
         self.remover = BackgroundRemover.from_pretrained()
-        self.small = open_photo(ROOT / "examples" / "person.jpg").for_network(SIDE)[np.newaxis]
+        self.small = open_photo(ROOT / "examples" / "person.jpg").for_network()[np.newaxis]
 
     def file(self, photo: Path, out: Path) -> None:
         self.remover(photo, **self.options).save(out)
@@ -75,7 +76,7 @@ class Ours:
         """Milliseconds of each step from file to file."""
         laps = Laps()
         opened = laps("decode", open_photo(photo))
-        small = laps("resize", opened.for_network(SIDE)[np.newaxis])
+        small = laps("resize", opened.for_network()[np.newaxis])
         matte = laps("network", self.remover.engine(small)[0])
         cutout = laps("matte up", Cutout(opened, enlarge(matte, opened.shape), opened.rgb))
         laps("alpha and PNG", cutout.save(out))

@@ -10,7 +10,7 @@ from helpers import EXAMPLES
 from background_remover import calibration, engines, onednn
 from background_remover.calibration import Calibration, measure
 from background_remover.channels import BLOCK, WIDE, find_dead, sources
-from background_remover.engines import SIDE, _Matte
+from background_remover.engines import _Matte
 from background_remover.photos import open_photo
 from briarmbg import REBNCONV, BriaRMBG, halve
 
@@ -89,7 +89,7 @@ def killed_net(seeded_net) -> BriaRMBG:
 
 @pytest.fixture(scope="module")
 def known(killed_net) -> Calibration:
-    return measure(copy.deepcopy(killed_net), [open_photo(EXAMPLES / "person.jpg").for_network(SIDE)])
+    return measure(copy.deepcopy(killed_net), [open_photo(EXAMPLES / "person.jpg").for_network()])
 
 
 def test_what_never_fires_is_found(known):
@@ -98,7 +98,7 @@ def test_what_never_fires_is_found(known):
 
 def logits(net: BriaRMBG, known: Calibration | None, dtype: torch.dtype = torch.float32, **way: bool) -> torch.Tensor:
     """What the head makes of a photo."""
-    pixels = torch.tensor(open_photo(EXAMPLES / "person.jpg").for_network(SIDE))[None]
+    pixels = torch.tensor(open_photo(EXAMPLES / "person.jpg").for_network())[None]
     with torch.inference_mode():
         packed = _Matte(copy.deepcopy(net), dtype)
         packed.pack(known, **way)
@@ -107,7 +107,7 @@ def logits(net: BriaRMBG, known: Calibration | None, dtype: torch.dtype = torch.
 
 @needs_onednn
 def test_the_matte_is_the_same_without_dead_channels(killed_net, known):
-    pixels = torch.tensor(open_photo(EXAMPLES / "person.jpg").for_network(SIDE))[None]
+    pixels = torch.tensor(open_photo(EXAMPLES / "person.jpg").for_network())[None]
     with torch.inference_mode():
         features = killed_net.features(pixels.permute(0, 3, 1, 2) / 255 - 0.5)[0]
         wanted = killed_net.get_submodule("side1")(features)

@@ -293,7 +293,7 @@ def test_a_disk_that_is_full_before_npm_is_done_is_told_and_left_as_it_was(load,
 @needs_npm
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user")
 def test_a_cache_of_another_user_is_one_sentence_and_what_is_in_it_enough():
-    nobody = "import json, os, time\nfrom background_remover import weights\nos.setuid(65534)\n"
+    nobody = "import json, os, time\nfrom background_remover import state_dicts, weights\nos.setuid(65534)\n"
     with tempfile.TemporaryDirectory() as folder, soak_weights.npm_way() as way:
         home = Path(folder)
         home.chmod(0o755)

@@ -7,7 +7,7 @@ from helpers import EXAMPLES
 
 from background_remover import engines, quantization, weights
 from background_remover.channels import sources
-from background_remover.engines import SIDE, Engine
+from background_remover.engines import Engine
 from background_remover.photos import open_photo
 from background_remover.quantization import FIRST, INT8, TWO_BYTES, codes_of, names, only_bytes, rates_from, rates_of
 from briarmbg import REBNCONV, BriaRMBG
@@ -78,7 +78,7 @@ def test_int8_keeps_the_matte(floats, isnet_net, monkeypatch):
         rgb = open_photo(EXAMPLES / name).rgb
         height, width = rgb.shape[:2]
         part = np.ascontiguousarray(rgb[: height * 9 // 10, width // 10 :][:, ::-1])
-        image = open_photo(part).for_network(SIDE)
+        image = open_photo(part).for_network()
         with torch.inference_mode():
             exact = isnet_net.matte(torch.tensor(image).permute(2, 0, 1)[None] / 255 - 0.5)[0, 0].numpy() * 255
         matte = engine(image[None])[0]

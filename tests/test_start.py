@@ -31,6 +31,19 @@ cli.main()
 """
 
 
+HASHED = """
+import sys, threading
+from background_remover import pipeline, weights
+print("torch" in sys.modules)
+sha256 = weights.sha256
+def told(path):
+    beside = threading.active_count() > 1
+    digest = sha256(path)
+    print(beside)
+    return digest
+weights.sha256 = told
+weights.load()
+"""
 LOADED = """
 import gc
 from background_remover import cli
@@ -70,6 +83,12 @@ def test_an_end_without_room_for_what_is_said_is_no_success():
         done = python("-c", ENDING, "--version", stdout=full)
     assert done.returncode != 0
     assert "No space left" in done.stderr
+
+
+def test_the_weights_are_hashed_while_torch_is_imported():
+    alone, beside = python("-c", HASHED).stdout.split()
+    assert alone == "False"  # nothing has imported it by then
+    assert beside == "True"
 
 
 def test_garbage_is_collected_again_once_the_network_is_there():

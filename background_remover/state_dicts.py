@@ -1,13 +1,53 @@
-"""The network's weights out of an ONNX file, by the names that exporters leave in it."""
+"""From a file of weights, of any kind, to its tensors, and from them to the network: what needs torch of `weights`."""
 
 from __future__ import annotations
 
 import io
+import logging
+from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
-from briarmbg import HEADS
+from background_remover.downloads import WeightsError
+from briarmbg import HEADS, BriaRMBG
+
+logger = logging.getLogger(__name__)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file whose hash has been checked, or that the user named; floating ones in fp32.
+
+    What is neither safetensors nor ONNX by its name is taken for a pickle. Raises WeightsError.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".safetensors":
+            state_dict = safetensors.torch.load_file(path)
+        elif suffix == ".onnx":
+            state_dict = read_onnx(path.read_bytes())
+        else:
+            state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each parser has exceptions of its own, and what they say is not for users
+        logger.debug("cannot read %s", path, exc_info=True)
+        raise WeightsError(f"'{path.name}' is damaged or holds more than plain tensors: get the file again.") from error
+    if not isinstance(state_dict, dict) or not all(isinstance(value, Tensor) for value in state_dict.values()):
+        raise WeightsError(f"'{path.name}' is not a state dict: save it with torch.save(net.state_dict(), path).")
+    return {key: value.float() if value.is_floating_point() else value for key, value in state_dict.items()}
+
+
+def build_network(state_dict: dict[str, Tensor], name: str) -> BriaRMBG:
+    """The network with these weights, of a name. Raises WeightsError if they are not this network's."""
+    with torch.device("meta"):  # the weights are all there, so nothing needs initialising
+        net = BriaRMBG()
+    try:
+        net.load_state_dict(state_dict, assign=True)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"The weights in '{name}' are not those of RMBG 1.4 or IS-Net: choose a file of this network."
+        ) from error
+    return net
 
 
 def read_onnx(data: bytes) -> dict[str, Tensor]:
@@ -44,6 +84,11 @@ def read_onnx(data: bytes) -> dict[str, Tensor]:
     for name in [name for name in state if name.endswith(".running_mean")]:
         state.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
     return state
+
+
+def convert(onnx_file: bytes) -> bytes:
+    """A safetensors file with the state dict that is in an ONNX file."""
+    return safetensors.torch.save(read_onnx(onnx_file))
 
 
 def _add_identity_norm(state: dict[str, Tensor], norm: str, channels: int) -> None:

@@ -7,6 +7,7 @@ an ordinary PNG (RFC 2083): stripes end on a byte boundary (a sync flush) and so
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def png_parts(pixels: Rows, icc: bytes | None = None, dpi: tuple[float, float] |
         yield _chunk(b"pHYs", struct.pack(">IIB", *(round(number / INCH) for number in dpi), METRES))
     yield _chunk(b"IDAT", b"\x78\x01")  # the zlib header: 32 kB window, fastest
     stripe, checksum = max(1, STRIPE_BYTES // row_bytes), 1
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # its default, four more, takes an eighth longer on two cores
         starts = range(0, height, stripe)
         for part, adler, length in pool.map(lambda start: _stripe(pixels, start, min(start + stripe, height)), starts):
             checksum = _join_adler(checksum, adler, length)

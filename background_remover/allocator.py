@@ -1,4 +1,4 @@
-"""How a whole process keeps memory: for an application to decide, not for the library that it uses."""
+"""How a whole process keeps memory, for an application to decide and not for its library; and what a machine has."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import os
 import platform
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 
 def keep_freed_memory() -> None:
@@ -52,6 +54,15 @@ def total_memory() -> int:
             return min(total, int(file.read()))
     except (OSError, ValueError):
         return total
+
+
+def available_cores() -> int:
+    """The processors that this process may use, also where a container has a part of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # "max" instead of microseconds, or no such file
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
 
 
 def _has_glibc() -> bool:

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import chdir, contextmanager, suppress
+from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ from pyarrow import parquet
 from ray.data import ActorPoolStrategy, DataContext
 
 from background_remover import storage
-from background_remover.allocator import total_memory
+from background_remover.allocator import available_cores, total_memory
 from background_remover.catalogue import Columns, name_results, read_catalogue
 from background_remover.cutters import Cutter, Job, Order, WorkerError
 from background_remover.manifest import HIDDEN, SCHEMA, STATE, Manifest
@@ -317,15 +317,6 @@ def _without_stderr() -> Iterator[None]:
         os.dup2(own, 2)
         os.close(own)
         os.close(nowhere)
-
-
-def available_cores() -> int:
-    """The processors that this process may use, also where a container has a part of them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # "max" instead of microseconds, or no such file
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
 
 
 def work_off(

@@ -68,7 +68,7 @@ def without(dead: Mapping[str, Tensor]) -> Channels:
 
 
 def narrowed(conv: nn.Conv2d, name: str, read: list[str], left: Channels) -> nn.Conv2d:
-    """A block's convolution, of what is left of the modules that it reads, to what is left of its own channels."""
+    """A block's convolution, in place: of what is left of what it reads, to what is left of its own channels."""
     if name not in left and not any(source in left for source in read):
         return conv
     each = conv.in_channels // len(read)  # modules that are joined have as many channels

@@ -93,7 +93,8 @@ def main() -> NoReturn:
         code = ended.code
         raise
     except OSError as error:
-        click.echo(f"Error: Something can't be read or written ({error.strerror}): check what was named.", err=True)
+        why = error.strerror or error  # a library that is not there has but a sentence
+        click.echo(f"Error: Something can't be read or written ({why}): check what was named.", err=True)
     os._exit(SOME_FAILED)  # without writing once more to what is full
 
 

@@ -181,7 +181,7 @@ class Engine:
     def split(self, count: int) -> int:
         """How many of so many photos to work on at once.
 
-        On a CPU one for each core, up to LANES: on two cores that gives a seventh more photos a second than one after
+        On a CPU one for each core, up to LANES: on two cores that gives a tenth more photos a second than one after
         the other with all cores on each, see benchmarks/programs.py. A device of one's own has as many at a time as
         wait for it, and twice as many are in hand, if there are cores to open and save them. On one that is lent only
         what is around the network overlaps.
@@ -302,7 +302,6 @@ class _Matte(nn.Module):
                     with_stem(conv.weight, self.first, self.dtype) if patches else _rounded(conv.weight, self.dtype)
                 )
                 block.conv_s1 = _ConvReLU(conv, weight)  # type: ignore[assignment]
-                block.bn_s1 = nn.Identity()  # type: ignore[assignment]
                 block.relu_s1 = nn.Identity()  # type: ignore[assignment]
                 block.join = kernels.join if kernels else block.join
             elif isinstance(block, RSU | BriaRMBG):
@@ -365,8 +364,9 @@ class _Matte(nn.Module):
 
 
 def _folded(block: REBNCONV) -> nn.Conv2d:
-    """A block's convolution with its normalisation in it, which is another factor and bias for each channel."""
+    """A block's convolution, into which its normalisation goes in place, as a factor and a bias for each channel."""
     conv, norm = block.conv_s1, block.bn_s1
+    block.bn_s1 = nn.Identity()  # type: ignore[assignment]
     statistics = norm.running_mean, norm.running_var, norm.eps
     conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)  # type: ignore[arg-type]
     return conv

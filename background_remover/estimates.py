@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pyarrow.compute as pc
 
 from background_remover import batch
+from background_remover.allocator import available_cores
 from background_remover.catalogue import Columns, read_catalogue
 from background_remover.cutters import Cutter, Order
 from background_remover.units import sample
@@ -50,7 +51,7 @@ def estimate(
     jobs = sample(pending, SAMPLE, columns)
     if not jobs:
         return Estimate(len(photos), len(pending), 0, True)
-    cores = batch.available_cores()
+    cores = available_cores()
     threads = min(batch.CORES, cores)
     cutter = Cutter(replace(order, results="", threads=threads))
     try:

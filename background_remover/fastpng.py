@@ -7,7 +7,6 @@ an ordinary PNG (RFC 2083): stripes end on a byte boundary (a sync flush) and so
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
+
+from background_remover.allocator import available_cores
 
 COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # channels: PNG's number for grey, RGB, RGBA
 FILTER_UP = 2  # each byte less the one above it: vectorises, and shrinks photos about as well as the choosier ones
@@ -58,7 +59,7 @@ def png_parts(pixels: Rows, icc: bytes | None = None, dpi: tuple[float, float] |
         yield _chunk(b"pHYs", struct.pack(">IIB", *(round(number / INCH) for number in dpi), METRES))
     yield _chunk(b"IDAT", b"\x78\x01")  # the zlib header: 32 kB window, fastest
     stripe, checksum = max(1, STRIPE_BYTES // row_bytes), 1
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # its default, four more, takes an eighth longer on two cores
+    with ThreadPoolExecutor(available_cores()) as pool:  # its default, four more, takes an eighth longer on two cores
         starts = range(0, height, stripe)
         for part, adler, length in pool.map(lambda start: _stripe(pixels, start, min(start + stripe, height)), starts):
             checksum = _join_adler(checksum, adler, length)

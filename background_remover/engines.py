@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -30,6 +29,16 @@ from background_remover.allocator import total_memory
 from background_remover.calibration import Calibration
 from background_remover.channels import add_left, narrowed, sources, without
 from background_remover.decoding import SIDE
+from background_remover.hardware import (
+    FLOATS,
+    PRECISIONS,
+    EngineError,
+    choose_device,
+    choose_precision,
+    cpu_name,
+    is_x86,
+    native_floats,
+)
 from background_remover.onednn import (
     PATCH,
     ByteConv,
@@ -49,17 +58,6 @@ from briarmbg import HEADS, REBNCONV, RSU, BriaRMBG, upsample_like
 
 logger = logging.getLogger(__name__)
 
-FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = (*FLOATS, "int8")  # int8 is for most of the network; the rest is in what is quickest of the others
-# whether an x86 processor computes in it; one that does not takes ten times as long as in fp32, or fails
-SUPPORTED: dict[str, Callable[[], bool]] = {
-    "fp32": lambda: True,
-    "bf16": lambda: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
-    "fp16": lambda: bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
-    "int8": lambda: can_pack() and any(_cpu().get(way) for way in ("avx512_vnni", "avx_vnni")),
-}
-# By this variable oneDNN is kept from instructions that the processor has; those named here have bf16.
-LIMIT, HALVES = "ONEDNN_MAX_CPU_ISA", ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")
 LANES = 8  # photos at most that are worked on at once on a CPU
 LANE_MEMORY = 2_000_000_000  # bytes that each of them may need
 OVERLAPPING = 3  # photos in hand on another device, so that some are opened and saved while the network has one
@@ -72,20 +70,17 @@ Forward = Callable[[Tensor], Tensor]
 Wrapper = Callable[[Forward], Forward]
 
 
-class EngineError(RuntimeError):
-    """The network can't be run here as asked. One sentence: what is wrong and what to do."""
-
-
 class Engine:
     """The first matte of a network, by the quickest way that this machine has.
 
     `device` is a torch device's name, `precision` one of PRECISIONS; where they are None, the environment
     variables RMBG_DEVICE and RMBG_PRECISION decide, and without them the machine: CUDA if there, else Apple's
-    MPS, else the CPU; half precision where the hardware computes in it. `on_device` decorates the one function
-    that touches the device, for hosts that lend a GPU by the call (`spaces.GPU`). `between_steps` is called between
-    the blocks of a forward on the CPU, in its caller's thread, and may raise to end it there. `samples` gives photos,
-    1024 x 1024 x 3 each, on which weights are measured that are new in int8. The network becomes the engine's own. A
-    program that is about running it should call `allocator.keep_freed_memory` first.
+    MPS, else the CPU; half precision where the hardware computes in it, else int8 where it computes in that and it is
+    known how far these weights' mattes move, else fp32. `on_device` decorates the one function that touches the device,
+    for hosts that lend a GPU by the call (`spaces.GPU`). `between_steps` is called between the blocks of a forward on
+    the CPU, in its caller's thread, and may raise to end it there. `samples` gives photos, 1024 x 1024 x 3 each, on
+    which weights are measured that are new in int8. The network becomes the engine's own. A program that is about
+    running it should call `allocator.keep_freed_memory` first.
 
     Raises EngineError.
     """
@@ -100,12 +95,15 @@ class Engine:
         *,
         samples: Callable[[], Iterable[Pixels]] = tuple,
     ) -> None:
-        self.device = _device(device or os.environ.get("RMBG_DEVICE") or None)
-        self.precision = _precision(precision or os.environ.get("RMBG_PRECISION") or None, self.device)
+        self.device = choose_device(device or os.environ.get("RMBG_DEVICE") or None)
         self.forward = on_device(self._forward) if on_device else self._forward
         self.lent = self.forward != self._forward
-        known = self._known(net, samples)
-        self.net = _Matte(net, FLOATS[_native_floats() if self.precision == "int8" else self.precision])
+        known = calibration.shipped(net) if self._packs() else None
+        asked = precision or os.environ.get("RMBG_PRECISION") or None
+        self.precision = choose_precision(asked, self.device, known=known is not None)
+        if self.precision == "int8":
+            known = known or self._measured(net, samples)
+        self.net = _Matte(net, FLOATS[native_floats() if self.precision == "int8" else self.precision])
         self.graphs: dict[int, _Graph] = {}
         # A cancelled request's thread runs on, so a queue's limit can't keep two forwards apart. The lock is held
         # on the caller's side, never inside what `on_device` may run in a forked process.
@@ -127,16 +125,12 @@ class Engine:
 
     def _packs(self) -> bool:
         """Whether the convolutions are oneDNN's, packed."""
-        return self.device.type == "cpu" and not self.lent and _is_x86() and can_pack()
+        return self.device.type == "cpu" and not self.lent and is_x86() and can_pack()
 
-    def _known(self, net: BriaRMBG, samples: Callable[[], Iterable[Pixels]]) -> Calibration | None:
-        """What packing needs to know of the weights."""
-        if not self._packs():
-            return None
-        if self.precision != "int8":
-            return calibration.shipped(net)
+    def _measured(self, net: BriaRMBG, samples: Callable[[], Iterable[Pixels]]) -> Calibration | None:
+        """What packing in int8 needs to know of weights that nothing comes with."""
         try:
-            return calibration.calibration_of(net, samples)
+            return calibration.calibration_of(net, samples) if self._packs() else None
         except ValueError as error:
             raise EngineError(
                 "These weights are new in int8, and there are no photos to measure them on: set RMBG_PRECISION to bf16 "
@@ -163,7 +157,7 @@ class Engine:
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         elif self.device.type == "cpu":
-            name = f"{_cpu().get('cpu_name') or platform.machine()}, {torch.get_num_threads()} threads"
+            name = f"{cpu_name()}, {torch.get_num_threads()} threads"
         else:
             name = self.device.type.upper()
         return f"{name}, {self.precision}"
@@ -473,46 +467,3 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
         logger.warning("Triton can't compile here, so the network takes half as long again or more: %s", error)
         return None
     return kernels
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except Exception as error:  # which one depends on the device that is not there
-        raise EngineError(f"There is no device '{name}' here: set RMBG_DEVICE to cpu, cuda or mps.") from error
-    return device
-
-
-def _precision(name: str | None, device: torch.device) -> str:
-    if name is None:
-        if device.type == "cuda":
-            return "fp16"  # as quick as bf16, a tenth of its error; IS-Net's features are far from where it ends
-        return _native_floats() if device.type == "cpu" else "fp32"
-    if name not in PRECISIONS:
-        raise EngineError(f"There is no precision '{name}': set RMBG_PRECISION to one of {', '.join(PRECISIONS)}.")
-    if name == "int8" and not (device.type == "cpu" and _is_x86()):
-        raise EngineError("int8 is for x86 processors alone: set RMBG_PRECISION to bf16 or fp32, or leave it unset.")
-    if device.type == "cpu" and _is_x86() and not SUPPORTED[name]():
-        raise EngineError(f"This processor does not compute in {name}: set RMBG_PRECISION to fp32, or leave it unset.")
-    return name
-
-
-def _native_floats() -> str:
-    """The quickest floats that this processor computes in."""
-    limit = os.environ.get(LIMIT, "ALL").upper()
-    native = any(_cpu().get(way) for way in ("avx512_bf16", "amx_bf16", "bf16"))
-    return "bf16" if native and any(name in limit for name in HALVES) else "fp32"
-
-
-def _cpu() -> dict[str, object]:
-    """What torch knows of this processor, nothing before its version 2.11."""
-    return dict(getattr(torch.cpu, "get_capabilities", dict)())
-
-
-def _is_x86() -> bool:
-    """Whether oneDNN has its own convolutions here, with which half precision is either fast or forbidden."""
-    return platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

@@ -38,7 +38,8 @@ from scenes import CLASSES, compose
 
 from background_remover import calibration, keep_freed_memory, quantization, weights
 from background_remover.channels import narrowed, sources, without
-from background_remover.engines import FLOATS, SIDE, _Matte, _native_floats, _side
+from background_remover.engines import SIDE, _Matte, _side
+from background_remover.hardware import FLOATS, native_floats
 from background_remover.onednn import PATCH
 from background_remover.photos import open_photo
 from background_remover.pipeline import example_inputs
@@ -194,7 +195,7 @@ def measure(pairs: Path | None, alone: bool) -> dict[str, Any]:
     net.load_state_dict(weights.load().state_dict)
     with patch.object(quantization, "INT8", all_layers()):
         networks = Networks(calibration.measure(net, example_inputs()))
-    seen, operations, floats = [*photos(pairs)], networks.operations(), _native_floats()
+    seen, operations, floats = [*photos(pairs)], networks.operations(), native_floats()
     whole = networks("fp32", whole=True)
     exact = [run(whole, image) for _, image, _ in seen]
     rows, without_dead = {}, networks("fp32")

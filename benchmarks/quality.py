@@ -40,7 +40,8 @@ from speed import RESULTS, Card, update_readme  # noqa: E402
 
 from background_remover import BackgroundRemover, matting  # noqa: E402
 from background_remover.compositing import with_alpha  # noqa: E402
-from background_remover.engines import SIDE, SUPPORTED  # noqa: E402
+from background_remover.engines import SIDE  # noqa: E402
+from background_remover.hardware import SUPPORTED  # noqa: E402
 from background_remover.photos import open_photo  # noqa: E402
 from utilities import shrink  # noqa: E402
 

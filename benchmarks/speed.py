@@ -34,7 +34,7 @@ from PIL import Image  # noqa: E402
 
 from background_remover import BackgroundRemover, Cutout, calibration, keep_freed_memory, weights  # noqa: E402
 from background_remover.decoding import SIDE  # noqa: E402
-from background_remover.engines import FLOATS  # noqa: E402
+from background_remover.hardware import FLOATS  # noqa: E402
 from background_remover.outputs import Task  # noqa: E402
 from background_remover.photos import open_photo  # noqa: E402
 from briarmbg import BriaRMBG  # noqa: E402

@@ -51,6 +51,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(MARKS[fixture])
 
 
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Of two PNGs that should be the same bytes: how their pixels differ, which the bytes don't tell."""
+    if op != "==" or not all(isinstance(data, bytes) and data.startswith(b"\x89PNG") for data in (left, right)):
+        return None
+    first, second = (np.asarray(Image.open(io.BytesIO(data))).astype(int) for data in (left, right))
+    told = [f"PNG of {len(left)} bytes {first.shape} == PNG of {len(right)} bytes {second.shape}"]
+    if first.shape == second.shape:
+        apart = np.abs(first - second).reshape(*first.shape[:2], -1)
+        rows, columns = np.nonzero(apart.any(2))
+        told.append(f"{rows.size} pixels differ, by at most {apart.max((0, 1)).tolist()} in each channel")
+        told += [f"rows {rows.min()} to {rows.max()}, columns {columns.min()} to {columns.max()}"] if rows.size else []
+    return told
+
+
 @pytest.fixture(scope="session")
 def seeded_net() -> BriaRMBG:
     net = BriaRMBG()

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from background_remover import calibration, engines
+from background_remover import calibration, hardware
 from background_remover.calibration import Calibration, calibration_of, measure, write
 from background_remover.channels import sources
-from background_remover.engines import Engine, EngineError
+from background_remover.engines import Engine
+from background_remover.hardware import EngineError
 from background_remover.quantization import INT8, TWO_BYTES, names, rates_of
 
 
@@ -86,7 +87,7 @@ def test_measuring_changes_nothing_in_a_network_as_it_was_loaded(seeded_net):
 
 
 def test_without_photos_new_weights_are_one_sentence(seeded_net, empty_cache):
-    if not engines.SUPPORTED["int8"]():
+    if not hardware.SUPPORTED["int8"]():
         pytest.skip("refused before")
     with pytest.raises(EngineError, match=r"^[^.]*int8[^.]*RMBG_PRECISION[^.]*\.$"):
         Engine(copy.deepcopy(seeded_net), "cpu", "int8")

@@ -7,16 +7,16 @@ import pytest
 import torch
 from helpers import EXAMPLES
 
-from background_remover import calibration, engines, onednn
+from background_remover import calibration, hardware, onednn
 from background_remover.calibration import Calibration, measure
 from background_remover.channels import BLOCK, WIDE, find_dead, sources
 from background_remover.engines import _Matte
 from background_remover.photos import open_photo
 from briarmbg import REBNCONV, BriaRMBG, halve
 
-needs_onednn = pytest.mark.skipif(not (onednn.can_pack() and engines._is_x86()), reason="no oneDNN here")
-needs_vnni = pytest.mark.skipif(not engines.SUPPORTED["int8"](), reason="needs a processor with VNNI")
-needs_bf16 = pytest.mark.skipif(not engines.SUPPORTED["bf16"](), reason="needs a processor that computes in bf16")
+needs_onednn = pytest.mark.skipif(not (onednn.can_pack() and hardware.is_x86()), reason="no oneDNN here")
+needs_vnni = pytest.mark.skipif(not hardware.SUPPORTED["int8"](), reason="needs a processor with VNNI")
+needs_bf16 = pytest.mark.skipif(not hardware.SUPPORTED["bf16"](), reason="needs a processor that computes in bf16")
 
 # In the blocks that differ: inner ones on the way down, at the bottom and up, and last ones, which are added.
 KILLED = {

@@ -17,8 +17,9 @@ from helpers import EXAMPLES, ROOT
 from torch import nn
 
 import background_remover
-from background_remover import engines, onednn, weights
-from background_remover.engines import SIDE, Engine, EngineError
+from background_remover import engines, hardware, onednn, weights
+from background_remover.engines import SIDE, Engine
+from background_remover.hardware import EngineError
 from background_remover.photos import open_photo
 from briarmbg import BriaRMBG
 from utilities import shrink
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 VIEWED = ("cat.jpg", "coffee.jpg", "dandelion.jpg", "drawing.png", "person.jpg")
 
 # Where the processor does not compute in it, a forward takes 20 s, and the engine refuses.
-needs_bf16 = pytest.mark.skipif(not engines.SUPPORTED["bf16"](), reason="needs a processor that computes in bf16")
+needs_bf16 = pytest.mark.skipif(not hardware.SUPPORTED["bf16"](), reason="needs a processor that computes in bf16")
 
 
 def new_net() -> BriaRMBG:
@@ -50,7 +51,7 @@ def views() -> np.ndarray:
 @pytest.fixture(scope="module")
 def truth(isnet_net, views) -> np.ndarray:
     with torch.inference_mode():
-        wanted = views if engines.SUPPORTED["bf16"]() else views[:5]  # all of them only for the tests of bf16
+        wanted = views if hardware.SUPPORTED["bf16"]() else views[:5]  # all of them only for the tests of bf16
         images = (torch.tensor(image[None]).permute(0, 3, 1, 2) / 255 - 0.5 for image in wanted)
         return np.concatenate([isnet_net.matte(image)[0].numpy() * 255 for image in images])
 
@@ -169,10 +170,10 @@ def test_a_forward_changes_nothing_in_the_network(engine):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_on_a_cpu_works_or_is_one_sentence(precision):
-    if engines.SUPPORTED[precision]():
+    if hardware.SUPPORTED[precision]():
         engine = Engine(new_net(), "cpu", precision)
         assert engine(np.zeros((1, SIDE, SIDE, 3), np.uint8)).max() < 128
-    elif engines._is_x86():
+    elif hardware.is_x86():
         with pytest.raises(EngineError, match=r"^[^.]*RMBG_PRECISION[^.]*\.$"):
             Engine(new_net(), "cpu", precision)
 
@@ -196,7 +197,7 @@ def test_what_the_device_can_not_run_is_one_sentence(monkeypatch, packed):
 def test_empty_variables_are_none_at_all(monkeypatch):
     monkeypatch.setenv("RMBG_DEVICE", "")
     monkeypatch.setenv("RMBG_PRECISION", "")
-    assert Engine(new_net()).precision in engines.PRECISIONS
+    assert Engine(new_net()).precision in hardware.PRECISIONS
 
 
 def test_it_says_what_it_picked_and_obeys_the_environment(engine, monkeypatch):
@@ -260,7 +261,7 @@ def test_without_triton_a_gpu_has_pytorchs_operators(monkeypatch, caplog):
 
 
 def test_a_gpu_computes_in_fp16():
-    assert engines._precision(None, torch.device("cuda")) == "fp16"
+    assert hardware.choose_precision(None, torch.device("cuda")) == "fp16"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

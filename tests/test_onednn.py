@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from background_remover import engines, onednn
+from background_remover import hardware, onednn
 from background_remover.onednn import (
     FINER,
     ByteConv,
@@ -20,9 +20,9 @@ from background_remover.onednn import (
 )
 from briarmbg import join
 
-pytestmark = pytest.mark.skipif(not (onednn.can_pack() and engines._is_x86()), reason="no oneDNN here")
-needs_vnni = pytest.mark.skipif(not engines.SUPPORTED["int8"](), reason="needs a processor with VNNI")
-needs_bf16 = pytest.mark.skipif(not engines.SUPPORTED["bf16"](), reason="needs a processor that computes in bf16")
+pytestmark = pytest.mark.skipif(not (onednn.can_pack() and hardware.is_x86()), reason="no oneDNN here")
+needs_vnni = pytest.mark.skipif(not hardware.SUPPORTED["int8"](), reason="needs a processor with VNNI")
+needs_bf16 = pytest.mark.skipif(not hardware.SUPPORTED["bf16"](), reason="needs a processor that computes in bf16")
 FLOATS = [torch.float32, pytest.param(torch.bfloat16, marks=needs_bf16)]
 
 

@@ -1,18 +1,20 @@
 """Which convolutions run in 8 bits, at what rates, and how far the matte is from that in fp32."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from helpers import EXAMPLES
 
-from background_remover import engines, quantization, weights
+from background_remover import engines, hardware, quantization, weights
 from background_remover.channels import sources
 from background_remover.engines import Engine
 from background_remover.photos import open_photo
 from background_remover.quantization import FIRST, INT8, TWO_BYTES, codes_of, names, only_bytes, rates_from, rates_of
 from briarmbg import REBNCONV, BriaRMBG
 
-needs_vnni = pytest.mark.skipif(not engines.SUPPORTED["int8"](), reason="needs a processor with VNNI")
+needs_vnni = pytest.mark.skipif(not hardware.SUPPORTED["int8"](), reason="needs a processor with VNNI")
 
 
 def test_bytes_alone_is_what_bytes_alone_read(seeded_net):
@@ -47,9 +49,42 @@ def test_a_channel_ends_at_its_largest_value_or_where_it_is_usual():
 
 def test_floats_beside_bytes_are_what_onednn_may_use(monkeypatch):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
-    assert engines._native_floats() == "fp32"
+    assert hardware.native_floats() == "fp32"
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
-    assert engines._native_floats() == engines._precision(None, torch.device("cpu"))
+    assert hardware.native_floats() == hardware.choose_precision(None, torch.device("cpu"))
+
+
+@needs_vnni
+def test_bytes_are_the_default_for_known_weights_where_floats_are_slow(monkeypatch):
+    def default(known: bool) -> str:
+        return hardware.choose_precision(None, torch.device("cpu"), known=known)
+
+    for limit in ("AVX512_CORE_VNNI", "avx2_vnni"):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        assert (default(True), default(False)) == ("int8", "fp32")
+    monkeypatch.setattr(hardware, "native_floats", lambda: "bf16")
+    assert default(True) == "bf16"
+
+
+@pytest.mark.parametrize("limit", ["AVX512_CORE", "AVX2", "SSE41"])
+def test_without_vnni_there_are_no_bytes(limit, monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    cpu = torch.device("cpu")
+    assert hardware.choose_precision(None, cpu, known=True) == "fp32"
+    with pytest.raises(hardware.EngineError, match=r"^[^.]*int8[^.]*RMBG_PRECISION[^.]*\.$"):
+        hardware.choose_precision("int8", cpu)
+
+
+@needs_vnni
+def test_which_weights_are_known_is_seen_by_the_engine(seeded_net, run_python, monkeypatch):
+    code = """import json
+from background_remover import BackgroundRemover
+remover = BackgroundRemover.from_pretrained("isnet-general-use")
+print(json.dumps({"precision": remover.engine.precision, "peak": int(remover("examples/person.jpg").alpha.max())}))"""
+    found = run_python(code, ONEDNN_MAX_CPU_ISA="AVX512_CORE_VNNI", RMBG_PRECISION="")
+    assert (found["precision"], found["peak"]) == ("int8", 255)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
+    assert Engine(copy.deepcopy(seeded_net), "cpu").precision == "fp32"
 
 
 @pytest.mark.slow
@@ -62,7 +97,7 @@ def test_int8_keeps_the_matte(floats, isnet_net, monkeypatch):
     net = BriaRMBG()
     net.load_state_dict(weights.load(weights.ISNET).state_dict)
     engine = Engine(net, "cpu", "int8")
-    assert engine.net.dtype == (torch.float32 if floats == "fp32" else engines.FLOATS[engines._native_floats()])
+    assert engine.net.dtype == (torch.float32 if floats == "fp32" else hardware.FLOATS[hardware.native_floats()])
     wider = set(names(TWO_BYTES)) if floats == "fp32" else set()
     first = {FIRST} if engine.net.dtype != torch.float32 else set()
     kinds = {

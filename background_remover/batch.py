@@ -88,12 +88,11 @@ def pin(order: Order) -> Order:
     named = order.weights or os.environ.get("RMBG_WEIGHTS") or weights.name
     if named not in (BRIA, ISNET) and os.path.exists(named):  # noqa: PTH110
         named = os.path.abspath(named)  # noqa: PTH100
+    precision = order.precision or os.environ.get("RMBG_PRECISION") or None
     given = order.finish.background_image
     picture = Path(given).read_bytes() if isinstance(given, str | os.PathLike) else None
     plain = replace(order.finish, background_image=None)
-    said = repr(
-        (plain, picture and hashlib.sha256(picture).hexdigest(), order.cut or False, weights.sha256, order.precision)
-    )
+    said = repr((plain, picture and hashlib.sha256(picture).hexdigest(), order.cut or False, weights.sha256, precision))
     return replace(
         order,
         finish=replace(order.finish, background_image=picture or given),

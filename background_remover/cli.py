@@ -200,7 +200,8 @@ class Run:
         elif self._folder and os.path.isfile(self._folder):  # noqa: PTH113
             raise click.UsageError(f"'{self._folder.name}' is a file, and not of a picture: name a folder.")
         self._finish = make_finish(background_image, output="matte" if matte else "cutout", **choices)
-        self._how = repr((self._finish, self._cut or False, weights or os.environ.get("RMBG_WEIGHTS"), precision))
+        asked = weights or os.environ.get("RMBG_WEIGHTS"), precision or os.environ.get("RMBG_PRECISION") or None
+        self._how = repr((self._finish, self._cut or False, *asked))
         self._origins: dict[Path, str] = {}  # of results that are being made
         self._stopping = False
         self._counts = {"done": 0, "skipped": 0, "failed": 0}

@@ -71,6 +71,6 @@ def taken(options: dict[str, Any], choices: tuple[Choice, ...]) -> dict[str, Any
 
 def with_engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options for which weights are run, and on what."""
-    command = click.option("--precision", help="fp32, bf16, fp16 or int8  [what is quickest here]")(command)
+    command = click.option("--precision", help="fp32, bf16, fp16 or int8  [the quickest that keeps the matte]")(command)
     command = click.option("--device", help="cuda, mps or cpu  [the first that is there]")(command)
     return click.option("--weights", help="a name, a Hub repo, a file or a folder  [RMBG_WEIGHTS]")(command)

@@ -1,5 +1,4 @@
-"""Running the network fast on this machine: device, precision, layout, one forward at a time, of several photos' if
-they wait for it.
+"""Running the network fast on this machine: laid out for it, one forward at a time, of several photos' if they wait.
 
 The photo reaches the device as 1024 x 1024 x 3 bytes and the matte comes back as 1024 x 1024 bytes, 4 MB
 both ways whatever the photo's size; resizing them on the CPU takes 3 ms each at 12 megapixels, less than

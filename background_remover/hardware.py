@@ -12,15 +12,18 @@ from background_remover.onednn import can_pack
 
 FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = (*FLOATS, "int8")  # int8 is for most of the network; the rest is in what is quickest of the others
-# By this variable oneDNN is kept from instructions that the processor has; those named here have bf16, or VNNI.
-LIMIT, HALVES = "ONEDNN_MAX_CPU_ISA", ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")
-BYTES = ("VNNI", *HALVES)
-# whether an x86 processor computes in it; one that does not takes ten times as long as in fp32, or fails
+# By these variables, of which the first counts, oneDNN is kept from instructions that the processor has: up to those
+# named here it has no VNNI, or no bf16.
+LIMITS = "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"
+NO_BYTES = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
+NO_HALVES = (*NO_BYTES, "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE_VNNI")
+# Whether an x86 processor computes in it. One that does not takes ten times as long as in fp32 for half precision, or
+# fails, and saves little in int8.
 SUPPORTED: dict[str, Callable[[], bool]] = {
     "fp32": lambda: True,
     "bf16": lambda: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
     "fp16": lambda: bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
-    "int8": lambda: can_pack() and _may_use(BYTES) and any(_cpu().get(way) for way in ("avx512_vnni", "avx_vnni")),
+    "int8": lambda: can_pack() and any(map(_cpu().get, ("avx512_vnni", "avx_vnni"))) and _limit() not in NO_BYTES,
 }
 
 
@@ -65,7 +68,7 @@ def choose_precision(name: str | None, device: torch.device, *, known: bool = Fa
 def native_floats() -> str:
     """The quickest floats that this processor computes in."""
     native = any(_cpu().get(way) for way in ("avx512_bf16", "amx_bf16", "bf16"))
-    return "bf16" if native and _may_use(HALVES) else "fp32"
+    return "bf16" if native and _limit() not in NO_HALVES else "fp32"
 
 
 def cpu_name() -> str:
@@ -77,12 +80,11 @@ def is_x86() -> bool:
     return platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-def _may_use(instructions: tuple[str, ...]) -> bool:
-    """Whether oneDNN is not kept from some instructions, by the names that LIMIT has for those."""
-    limit = os.environ.get(LIMIT, "ALL").upper()
-    return any(name in limit for name in instructions)
+def _limit() -> str:
+    """The last instructions that oneDNN may use; what is no name of any is no limit."""
+    return next((value.upper() for name in LIMITS if (value := os.environ.get(name))), "")
 
 
 def _cpu() -> dict[str, object]:
-    """What torch knows of this processor, nothing before its version 2.11."""
-    return dict(getattr(torch.cpu, "get_capabilities", dict)())
+    """What torch knows of this processor."""
+    return dict(getattr(torch.cpu, "get_capabilities", dict)())  # not there before version 2.11

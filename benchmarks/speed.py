@@ -108,7 +108,7 @@ class OursRefined(Ours):
 
 
 class OursWhole(Ours):
-    """The same with all channels, as for weights that nobody has looked through for dead ones."""
+    """The same as for weights of which nothing is known: with all channels, and never in int8."""
 
     def __init__(self, onnx: Path) -> None:
         with patch.object(calibration, "shipped", lambda _: None):
@@ -397,10 +397,11 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"Medians of {results['rounds']} rounds in turns over the {results['photos']} examples scaled up, "
         f"{results['date']}, {results['machine']}; the same weights for all, rembg on ONNX Runtime in fp32.",
-        f"The network takes {share['ours']} of ONNX Runtime's time ({share['ours, whole']} where no dead channels are "
-        f"known, {share['ours, fp32']} in fp32, {share['ours, int8']} in int8, {share['ours, int8 and fp32']} in int8 "
-        "where there is no bf16). At the throughput of the best convolution measured on the machine, the whole network "
-        f"would take {100 * floor / step['ours']:.0f} % of that, dead channels included.",
+        f"The network takes {share['ours']} of ONNX Runtime's time ({share['ours, whole']} with weights of which "
+        f"nothing is known, {share['ours, fp32']} in fp32, {share['ours, int8']} in int8, "
+        f"{share['ours, int8 and fp32']} in int8 where there is no bf16). At the throughput of the best convolution of "
+        "floats measured on the machine, the whole network would take "
+        f"{100 * floor / step['ours']:.0f} % of that, dead channels included.",
         f"Of 12 megapixels, in ms: {', '.join(f'{name} {ms:.0f}' for name, ms in laps.items())}; "
         f"{sum(laps.values()) - laps['network']:.0f} outside the network.",
         f"Start: import {start['import']:.1f} s, load {start['load']:.1f} s, first photo {start['first']:.2f} s, "

@@ -57,7 +57,7 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
         return None
     try:
         first, second = (np.asarray(Image.open(io.BytesIO(data))).astype(int) for data in (left, right))
-    except OSError:  # half a file
+    except (OSError, SyntaxError, ValueError):  # half a file, or a damaged one
         return None
     told = [f"PNG of {len(left)} bytes {first.shape} == PNG of {len(right)} bytes {second.shape}"]
     if first.shape == second.shape:

@@ -28,7 +28,8 @@ def test_mattes_of_the_examples_are_the_stored_ones_of_upstreams_code(remover, n
     cutout = remover(EXAMPLES / name)
     assert cutout.found
     assert cutout.alpha.shape == truth.shape
-    assert iou(cutout.alpha, truth) > 0.99
+    # The dandelion's is 0.995 in floats and 0.985 in int8, which is the default where there is no bf16.
+    assert iou(cutout.alpha, truth) > (0.98 if remover.engine.precision == "int8" else 0.99)
     assert np.abs(cutout.alpha - truth).mean() < 1
 
 

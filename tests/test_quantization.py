@@ -1,6 +1,7 @@
 """Which convolutions run in 8 bits, at what rates, and how far the matte is from that in fp32."""
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -54,36 +55,60 @@ def test_floats_beside_bytes_are_what_onednn_may_use(monkeypatch):
     assert hardware.native_floats() == hardware.choose_precision(None, torch.device("cpu"))
 
 
-@needs_vnni
-def test_bytes_are_the_default_for_known_weights_where_floats_are_slow(monkeypatch):
-    def default(known: bool) -> str:
-        return hardware.choose_precision(None, torch.device("cpu"), known=known)
+@pytest.fixture
+def processor(monkeypatch) -> Callable[..., None]:
+    """Has a processor with such instructions, and oneDNN kept to a limit, instead of this machine's."""
 
+    def has(*instructions: str, limit: str = "", name: str = "ONEDNN_MAX_CPU_ISA") -> None:
+        for variable in hardware.LIMITS:
+            monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv(name, limit)
+        monkeypatch.setattr(hardware, "_cpu", lambda: dict.fromkeys(instructions, True))
+        monkeypatch.setattr(hardware, "is_x86", lambda: True)
+        monkeypatch.setattr(hardware, "can_pack", lambda: True)
+
+    return has
+
+
+def default(known: bool) -> str:
+    return hardware.choose_precision(None, torch.device("cpu"), known=known)
+
+
+@pytest.mark.parametrize("vnni", ["avx512_vnni", "avx_vnni"])
+def test_bytes_are_the_default_for_known_weights_where_floats_are_slow(processor, vnni):
+    processor(vnni)
+    assert (default(known=True), default(known=False)) == ("int8", "fp32")
+    processor(vnni, "avx512_bf16")
+    assert (default(known=True), default(known=False)) == ("bf16", "bf16")
     for limit in ("AVX512_CORE_VNNI", "avx2_vnni"):
-        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-        assert (default(True), default(False)) == ("int8", "fp32")
-    monkeypatch.setattr(hardware, "native_floats", lambda: "bf16")
-    assert default(True) == "bf16"
+        processor(vnni, "avx512_bf16", limit=limit)
+        assert (default(known=True), default(known=False)) == ("int8", "fp32")
+    for limit in ("", "nonsense", "ALL", "AVX512_CORE_BF16", "AVX10_1_512_AMX"):  # what is no name is no limit
+        processor(vnni, "avx512_bf16", limit=limit)
+        assert default(known=True) == "bf16"
 
 
-@pytest.mark.parametrize("limit", ["AVX512_CORE", "AVX2", "SSE41"])
-def test_without_vnni_there_are_no_bytes(limit, monkeypatch):
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-    cpu = torch.device("cpu")
-    assert hardware.choose_precision(None, cpu, known=True) == "fp32"
+@pytest.mark.parametrize("limit", ["AVX512_CORE", "AVX2", "SSE41", ""])
+def test_without_vnni_there_are_no_bytes(processor, limit):
+    if limit:
+        processor("avx512_vnni", "avx512_bf16", limit=limit, name="DNNL_MAX_CPU_ISA")
+    else:
+        processor("avx2")
+    assert default(known=True) == "fp32"
     with pytest.raises(hardware.EngineError, match=r"^[^.]*int8[^.]*RMBG_PRECISION[^.]*\.$"):
-        hardware.choose_precision("int8", cpu)
+        hardware.choose_precision("int8", torch.device("cpu"))
 
 
 @needs_vnni
 def test_which_weights_are_known_is_seen_by_the_engine(seeded_net, run_python, monkeypatch):
     code = """import json
 from background_remover import BackgroundRemover
-remover = BackgroundRemover.from_pretrained("isnet-general-use")
+remover = BackgroundRemover.from_pretrained("isnet-general-use", "cpu")
 print(json.dumps({"precision": remover.engine.precision, "peak": int(remover("examples/person.jpg").alpha.max())}))"""
     found = run_python(code, ONEDNN_MAX_CPU_ISA="AVX512_CORE_VNNI", RMBG_PRECISION="")
     assert (found["precision"], found["peak"]) == ("int8", 255)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
+    monkeypatch.delenv("RMBG_PRECISION", raising=False)
     assert Engine(copy.deepcopy(seeded_net), "cpu").precision == "fp32"
 
 

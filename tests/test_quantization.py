@@ -123,7 +123,7 @@ def test_int8_keeps_the_matte(floats, isnet_net, monkeypatch):
     net.load_state_dict(weights.load(weights.ISNET).state_dict)
     engine = Engine(net, "cpu", "int8")
     assert engine.net.dtype == (torch.float32 if floats == "fp32" else hardware.FLOATS[hardware.native_floats()])
-    wider = set(names(TWO_BYTES)) if floats == "fp32" else set()
+    wider = set(names(TWO_BYTES)) if engine.net.dtype == torch.float32 else set()
     first = {FIRST} if engine.net.dtype != torch.float32 else set()
     kinds = {
         engines.FirstByteConv: first,

@@ -47,8 +47,8 @@ class Calibration:
 def shipped(net: BriaRMBG) -> Calibration | None:
     """What comes with this package, as for IS-Net's weights; the network is as it was loaded.
 
-    Weights of which it does run in int8 where floats are slow: nothing comes that benchmarks/precision.py did not find
-    good enough for that.
+    By default such weights run in int8 where floats are slow, so there is nothing for weights that
+    benchmarks/precision.py did not find good enough for that.
     """
     return _read(Path(__file__).with_name(_name(net)), net)
 

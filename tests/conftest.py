@@ -51,6 +51,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(MARKS[fixture])
 
 
+def pytest_sessionfinish() -> None:
+    """The processes that open photos for this one end with it: Python complains of those that run on."""
+    turns = sys.modules.get("background_remover.page.turns")
+    if turns and turns.sandbox.cache_info().currsize:
+        turns.sandbox().close()
+
+
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
     """Of two PNGs that should be the same bytes: how their pixels differ, which the bytes don't tell."""
     if op != "==" or not all(isinstance(data, bytes) and data.startswith(b"\x89PNG") for data in (left, right)):

@@ -379,6 +379,12 @@ def table(results: dict[str, Any]) -> str:
     share = {name: f"{ms / step['rembg']:.2f}" for name, ms in step.items()}
     laps = {name: value["median"] for name, value in results["stages_ms"].items()}
     floor = results["floor_ms"]["bf16" if "bf16" in results["machine"] else "fp32"]
+    of_floor = ""
+    if "int8" not in results["machine"]:  # the floor is of floats
+        of_floor = (
+            " At the throughput of the best convolution measured on the machine, the whole network would take "
+            f"{100 * floor / step['ours']:.0f} % of that, dead channels included."
+        )
 
     def row(name: str, values: dict[str, float], digits: int = 0) -> str:
         cells = [f"{values[who]:.{digits}f}" if who in values else "–" for who in COLUMNS]
@@ -399,9 +405,7 @@ def table(results: dict[str, Any]) -> str:
         f"{results['date']}, {results['machine']}; the same weights for all, rembg on ONNX Runtime in fp32.",
         f"The network takes {share['ours']} of ONNX Runtime's time ({share['ours, whole']} with weights of which "
         f"nothing is known, {share['ours, fp32']} in fp32, {share['ours, int8']} in int8, "
-        f"{share['ours, int8 and fp32']} in int8 where there is no bf16). At the throughput of the best convolution of "
-        "floats measured on the machine, the whole network would take "
-        f"{100 * floor / step['ours']:.0f} % of that, dead channels included.",
+        f"{share['ours, int8 and fp32']} in int8 where there is no bf16).{of_floor}",
         f"Of 12 megapixels, in ms: {', '.join(f'{name} {ms:.0f}' for name, ms in laps.items())}; "
         f"{sum(laps.values()) - laps['network']:.0f} outside the network.",
         f"Start: import {start['import']:.1f} s, load {start['load']:.1f} s, first photo {start['first']:.2f} s, "

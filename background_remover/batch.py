@@ -78,7 +78,8 @@ class Progress(NamedTuple):
 
 
 def pin(order: Order) -> Order:
-    """The same order for all machines: with weights that are here and their hash, and a background by its bytes.
+    """The same order for all machines: with weights that are here and their hash, a background by its bytes, and the
+    precision that was asked for, here or by the environment.
 
     Its `way` is a hash of all that decides on how results look. Raises WeightsError.
     """
@@ -97,6 +98,7 @@ def pin(order: Order) -> Order:
         order,
         finish=replace(order.finish, background_image=picture or given),
         weights=named,
+        precision=precision,
         sha256=weights.sha256,
         way=hashlib.sha256(said.encode()).hexdigest()[:16],
     )

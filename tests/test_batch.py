@@ -160,7 +160,9 @@ def test_a_photo_that_comes_later_takes_no_result_of_another(tmp_path):
     assert not {*results} & {"x.png", "y.png"}
 
 
-def test_what_decides_on_the_looks_decides_on_the_way(isnet_net):
+def test_what_decides_on_the_looks_decides_on_the_way(isnet_net, monkeypatch):
+    monkeypatch.setenv("RMBG_PRECISION", "")
+
     def way(**changed: object) -> str:
         return batch.pin(Order(Finish(**changed.pop("finish", {})), weights=weights.ISNET, **changed)).way
 
@@ -171,6 +173,11 @@ def test_what_decides_on_the_looks_decides_on_the_way(isnet_net):
     pinned = batch.pin(Order(Finish(background_image=PERSON), weights=weights.ISNET))
     assert pinned.finish.background_image == PERSON.read_bytes()
     assert pinned.sha256 == weights.load(weights.ISNET).sha256
+    assert pinned.precision is None
+    monkeypatch.setenv("RMBG_PRECISION", "fp32")  # of this machine: the others are told
+    assert batch.pin(Order(Finish(), weights=weights.ISNET)).precision == "fp32"
+    assert way() == way(precision="fp32") == ways[3]
+    assert way(precision="bf16") not in ways
 
 
 @pytest.mark.parametrize(

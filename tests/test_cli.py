@@ -32,7 +32,7 @@ from background_remover.choices import CHOICES
 from background_remover.cutout import OUTPUTS
 from background_remover.encoding import ENCODERS
 from background_remover.finding import SETTLED
-from background_remover.outputs import PART, is_whole
+from background_remover.outputs import PART, is_whole, read_origin
 from background_remover.shadows import SHADOWS
 
 COMMAND = [sys.executable, "-m", "background_remover"]
@@ -247,6 +247,22 @@ def test_of_twenty_photos_two_are_broken_and_again_nothing_is_left_to_do(cutout,
     assert time.monotonic() - start < 4
     assert (again.exit_code, cutout.forwards) == (1, 18)
     assert "18 skipped, 2 failed" in again.stderr
+
+
+def test_a_result_of_another_precision_is_made_anew_however_that_was_asked_for(cutout, tmp_path, monkeypatch):
+    fill(tmp_path, "x.jpg")
+    for given, variable, forwards in (
+        ((), "", 1),
+        ((), "fp32", 2),
+        (("--precision", "fp32"), "", 2),
+        (("--precision", "fp32"), "bf16", 2),
+        ((), "", 3),
+    ):
+        monkeypatch.setenv("RMBG_PRECISION", variable)
+        assert cutout("x.jpg", "-o", "out", *given).exit_code == 0
+        if not read_origin(tmp_path / "out" / "x.png"):
+            pytest.skip("there are no extended attributes here")
+        assert cutout.forwards == forwards
 
 
 def test_results_beside_photos_are_no_photos_of_the_next_run(cutout, tmp_path):

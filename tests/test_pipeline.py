@@ -28,8 +28,9 @@ def test_mattes_of_the_examples_are_the_stored_ones_of_upstreams_code(remover, n
     cutout = remover(EXAMPLES / name)
     assert cutout.found
     assert cutout.alpha.shape == truth.shape
-    # The dandelion's is 0.995 in floats and 0.985 in int8, which is the default where there is no bf16.
-    assert iou(cutout.alpha, truth) > (0.98 if remover.engine.precision == "int8" else 0.99)
+    # In int8, the default where there is no bf16, it may be 0.985: the dandelion's is just that, and 0.995 in floats.
+    in_bytes = (remover.engine.precision, name) == ("int8", "dandelion.jpg")
+    assert iou(cutout.alpha, truth) > (0.985 if in_bytes else 0.99)
     assert np.abs(cutout.alpha - truth).mean() < 1
 
 
